@@ -1,0 +1,524 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+
+	"flotilla/wire"
+)
+
+// Defaults and limits of a group.
+const (
+	DefaultPeriodMS = 1000
+	MinPeriodMS     = 50
+	MaxPeriodMS     = 3600_000
+	DefaultSetBytes = 256 << 20
+	MinSetBytes     = 1 << 20
+	MaxGrant        = 64 // sets that one grant may open
+	MaxUnapplied    = 1 << 16
+)
+
+// Apply takes one command. The error is for whoever waits for the command's Result; a command that comes too late or
+// twice returns nil and changes nothing.
+func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
+	switch {
+	case c.AddAgent != nil:
+		return s.addAgent(c.AddAgent)
+	case c.RemoveAgent != nil:
+		return 0, s.removeAgent(c.RemoveAgent)
+	case c.AddToken != nil:
+		s.Tokens[c.AddToken.Hash] = &Token{Expires: c.AddToken.Expires}
+	case c.CreateGroup != nil:
+		return s.createGroup(c.CreateGroup)
+	case c.SetGroup != nil:
+		return 0, s.setGroup(c.SetGroup)
+	case c.DeleteGroup != nil:
+		return 0, s.deleteGroup(c.DeleteGroup)
+	case c.CreateVolume != nil:
+		return s.createVolume(c.CreateVolume)
+	case c.DeleteVolume != nil:
+		return 0, s.deleteVolume(c.DeleteVolume)
+	case c.Admit != nil:
+		s.admit(index, c.Admit)
+	case c.Lose != nil:
+		s.lose(c.Lose)
+	case c.Promote != nil:
+		return 0, s.promote(c.Promote)
+	default:
+		s.applyToGroup(index, c)
+	}
+	return 0, nil
+}
+
+// applyToGroup takes the commands that the protocol itself makes.
+func (s *State) applyToGroup(index uint64, c *Command) {
+	switch {
+	case c.Attach != nil:
+		if g := s.Groups[c.Attach.Group]; g != nil {
+			g.attach(index, c.Attach)
+		}
+	case c.End != nil:
+		if g := s.Groups[c.End.Group]; g != nil {
+			if inc := g.Inc(c.End.Inc); inc != nil {
+				inc.Ended = true
+			}
+		}
+	case c.Open != nil:
+		if g := s.Groups[c.Open.Group]; g != nil {
+			s.open(g, c.Open)
+		}
+	case c.Verdict != nil:
+		if g := s.Groups[c.Verdict.Group]; g != nil {
+			if _, decided := g.Verdict(c.Verdict.Set); !decided && g.Grant(c.Verdict.Set) != nil {
+				g.Verdicts[c.Verdict.Set] = c.Verdict.Cut
+			}
+		}
+	case c.Seal != nil:
+		if g := s.Groups[c.Seal.Group]; g != nil && c.Seal.View == s.View {
+			if inc := g.Inc(c.Seal.Inc); inc != nil && inc.Ended && !inc.Sealed {
+				inc.Sealed, inc.Seal, inc.Last, inc.Marked = true, c.Seal.Seq, c.Seal.Last, c.Seal.Marked
+			}
+		}
+	case c.Commit != nil:
+		if g := s.Groups[c.Commit.Group]; g != nil && c.Commit.View == s.View {
+			g.commit(c.Commit)
+		}
+	case c.ApplyTo != nil:
+		if g := s.Groups[c.ApplyTo.Group]; g != nil && c.ApplyTo.View == s.View {
+			if to := c.ApplyTo.UpTo; to > g.ApplyTo && to <= g.Committed {
+				g.ApplyTo = to
+			}
+		}
+	case c.Applied != nil:
+		if g := s.Groups[c.Applied.Group]; g != nil && c.Applied.View == s.View {
+			if c.Applied.Set == g.Applied+1 && c.Applied.Set <= g.ApplyTo {
+				g.applied(c.Applied.Set)
+				s.pruneLosses()
+			}
+		}
+	case c.GiveUp != nil:
+		if g := s.Groups[c.GiveUp.Group]; g != nil && c.GiveUp.View == s.View && c.GiveUp.Applied == g.Applied {
+			g.giveUp()
+			s.pruneLosses()
+		}
+	case c.Final != nil:
+		if g := s.Groups[c.Final.Group]; g != nil && c.Final.View == s.View {
+			g.final(c.Final)
+		}
+	}
+}
+
+func (s *State) addAgent(c *AddAgent) (uint64, error) {
+	if c.TokenHash != "" {
+		switch t := s.Tokens[c.TokenHash]; {
+		case t == nil:
+			return 0, fmt.Errorf("join: this token is not known to the cluster: make one with `flotilla cluster token`")
+		case t.Spent:
+			return 0, fmt.Errorf("join: this token was used already: make another with `flotilla cluster token`")
+		case c.Label > t.Expires:
+			return 0, fmt.Errorf("join: this token has expired: make another with `flotilla cluster token`")
+		}
+	}
+	if c.Name == "" || c.Address == "" {
+		return 0, fmt.Errorf("join: an agent needs a name and an address, have %q and %q", c.Name, c.Address)
+	}
+	if a := s.AgentByName(c.Name); a != nil {
+		return 0, fmt.Errorf("join: the cluster has an agent named %q already (agent %d at %s): choose another name", c.Name, a.ID, a.Address)
+	}
+	if c.TokenHash != "" {
+		s.Tokens[c.TokenHash].Spent = true
+	}
+	id := s.NextAgent
+	s.NextAgent++
+	s.Agents[id] = &Agent{
+		ID: id, Name: c.Name, Address: c.Address, Serial: c.Serial,
+		Primary: c.Primary, Backup: c.Backup, Secondary: c.Secondary,
+	}
+	return uint64(id), nil
+}
+
+func (s *State) removeAgent(c *RemoveAgent) error {
+	a := s.Agents[c.Agent]
+	if a == nil {
+		return fmt.Errorf("remove agent: there is no agent %d", c.Agent)
+	}
+	if s.IsMember(a.ID) {
+		return fmt.Errorf("remove agent %q: it is a backup component of the current view: drain it first", a.Name)
+	}
+	for _, g := range s.Groups {
+		for _, v := range g.Volumes {
+			if v.Primary == a.ID || v.Secondary == a.ID {
+				return fmt.Errorf("remove agent %q: volume %q uses it: delete the volume first", a.Name, v.Name)
+			}
+		}
+	}
+	delete(s.Agents, a.ID)
+	return nil
+}
+
+func (s *State) createGroup(c *CreateGroup) (uint64, error) {
+	if c.Name == "" {
+		return 0, fmt.Errorf("create group: it needs a name")
+	}
+	if g := s.GroupByName(c.Name); g != nil {
+		return 0, fmt.Errorf("create group: there is a group named %q already", c.Name)
+	}
+	g := &Group{
+		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
+		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
+	}
+	if g.Mode == 0 {
+		g.Mode = Async
+	}
+	if g.PeriodMS == 0 {
+		g.PeriodMS = DefaultPeriodMS
+	}
+	if g.SetBytes == 0 {
+		g.SetBytes = DefaultSetBytes
+	}
+	if g.PortionSize == 0 {
+		g.PortionSize = wire.DefaultPortionSize
+	}
+	if err := g.validate(); err != nil {
+		return 0, fmt.Errorf("create group %q: %w", c.Name, err)
+	}
+	s.NextGroup++
+	s.Groups[g.ID] = g
+	return uint64(g.ID), nil
+}
+
+func (g *Group) validate() error {
+	if g.Mode != Async && g.Mode != Sync {
+		return fmt.Errorf("mode %d is neither async nor sync", g.Mode)
+	}
+	if g.PeriodMS < MinPeriodMS || g.PeriodMS > MaxPeriodMS {
+		return fmt.Errorf("a period of %d ms is outside %d ms … 1 h", g.PeriodMS, MinPeriodMS)
+	}
+	if g.SetBytes < MinSetBytes {
+		return fmt.Errorf("a set limit of %d bytes is below %d", g.SetBytes, MinSetBytes)
+	}
+	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
+		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
+	}
+	return nil
+}
+
+func (s *State) setGroup(c *SetGroup) error {
+	g := s.Groups[c.Group]
+	if g == nil {
+		return fmt.Errorf("set group: there is no group %d", c.Group)
+	}
+	changed := *g
+	if c.Mode != 0 {
+		changed.Mode = c.Mode
+	}
+	if c.PeriodMS != 0 {
+		changed.PeriodMS = c.PeriodMS
+	}
+	if c.SetBytes != 0 {
+		changed.SetBytes = c.SetBytes
+	}
+	if err := changed.validate(); err != nil {
+		return fmt.Errorf("set group %q: %w", g.Name, err)
+	}
+	*g = changed
+	return nil
+}
+
+func (s *State) deleteGroup(c *DeleteGroup) error {
+	g := s.Groups[c.Group]
+	if g == nil {
+		return fmt.Errorf("delete group: there is no group %d", c.Group)
+	}
+	if len(g.Volumes) > 0 {
+		return fmt.Errorf("delete group %q: it has %d volumes: delete them first", g.Name, len(g.Volumes))
+	}
+	delete(s.Groups, g.ID)
+	s.pruneLosses()
+	return nil
+}
+
+func (s *State) createVolume(c *CreateVolume) (uint64, error) {
+	g := s.Groups[c.Group]
+	if g == nil {
+		return 0, fmt.Errorf("create volume %q: there is no group %d", c.Name, c.Group)
+	}
+	fail := func(format string, args ...any) (uint64, error) {
+		return 0, fmt.Errorf("create volume %q in group %q: %s", c.Name, g.Name, fmt.Sprintf(format, args...))
+	}
+	p, sec := s.Agents[c.Primary], s.Agents[c.Secondary]
+	switch {
+	case g.Phase != Replicating:
+		return fail("the group is %s", g.Phase)
+	case c.Name == "":
+		return fail("it needs a name")
+	case c.Size <= 0:
+		return fail("a size of %d bytes is not positive", c.Size)
+	case p == nil || !p.Primary:
+		return fail("agent %d has no primary role", c.Primary)
+	case sec == nil || !sec.Secondary:
+		return fail("agent %d has no secondary role", c.Secondary)
+	}
+	for _, other := range g.Volumes {
+		if other.Name == c.Name {
+			return fail("the group has a volume of that name")
+		}
+	}
+	for _, gid := range SortedKeys(s.Groups) {
+		for _, other := range s.Groups[gid].Volumes {
+			if other.Secondary == c.Secondary && other.Target == c.Target {
+				return fail("target %s on agent %q belongs to volume %q", c.Target, sec.Name, other.Name)
+			}
+			if other.Primary == c.Primary && other.Source == c.Source {
+				return fail("source %s on agent %q belongs to volume %q", c.Source, p.Name, other.Name)
+			}
+		}
+	}
+	v := &Volume{
+		ID: s.NextVolume, Name: c.Name, Size: c.Size,
+		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target,
+	}
+	s.NextVolume++
+	g.Volumes[v.ID] = v
+	return uint64(v.ID), nil
+}
+
+func (s *State) deleteVolume(c *DeleteVolume) error {
+	g, v := s.Volume(c.Volume)
+	if v == nil {
+		return fmt.Errorf("delete volume: there is no volume %d", c.Volume)
+	}
+	if g.Phase == Promoting {
+		return fmt.Errorf("delete volume %q: group %q is promoting: wait for its end", v.Name, g.Name)
+	}
+	delete(g.Volumes, v.ID)
+	return nil
+}
+
+func (s *State) admit(index uint64, c *Admit) {
+	a := s.Agents[c.Agent]
+	if a == nil || !a.Backup || s.IsMember(a.ID) {
+		return
+	}
+	a.Life, a.Lost = index, false
+	s.Members = append(s.Members, a.ID)
+	slices.Sort(s.Members)
+}
+
+func (s *State) lose(c *Lose) {
+	if c.View != s.View || !s.IsMember(c.Agent) {
+		return
+	}
+	s.View++
+	s.Members = slices.DeleteFunc(s.Members, func(m wire.AgentID) bool { return m == c.Agent })
+	if a := s.Agents[c.Agent]; a != nil {
+		a.Lost, a.Life = true, 0
+	}
+	s.Losses = append(s.Losses, Loss{View: s.View, Agent: c.Agent, Members: slices.Clone(s.Members)})
+	s.pruneLosses()
+}
+
+func (s *State) promote(c *Promote) error {
+	g := s.Groups[c.Group]
+	if g == nil {
+		return fmt.Errorf("promote: there is no group %d", c.Group)
+	}
+	if g.Phase != Replicating {
+		return nil
+	}
+	if len(g.Volumes) == 0 {
+		return fmt.Errorf("promote group %q: it has no volumes", g.Name)
+	}
+	s.View++
+	s.Losses = append(s.Losses, Loss{View: s.View, Members: slices.Clone(s.Members)})
+	g.Phase = Promoting
+	g.PromoteLabel = c.Label
+	for _, inc := range g.Incs {
+		inc.Ended = true
+	}
+	g.dropBroken()
+	// No captain can confirm a boundary of a fenced group any more.
+	for n := g.Committed + 1; n <= g.Granted; n++ {
+		if _, decided := g.Verdict(n); !decided {
+			g.Verdicts[n] = false
+		}
+	}
+	return nil
+}
+
+// dropBroken seals before their first update the incarnations whose resync was not whole when a promote fenced them, where
+// a sealed prefix counts: nothing of theirs was acknowledged, and without them the prefixes of all others still count.
+func (g *Group) dropBroken() {
+	if !g.PrefixCounts() {
+		return
+	}
+	for i, inc := range g.Incs {
+		if inc.Whole != 0 {
+			continue
+		}
+		for _, older := range g.Incs[:i] {
+			if older.Primary == inc.Primary && older.Whole != 0 {
+				inc.Sealed, inc.Seal, inc.Marked, inc.Last = true, 0, true, 0
+			}
+		}
+	}
+}
+
+func (g *Group) attach(index uint64, c *Attach) {
+	if g.Phase != Replicating || !slices.Contains(g.Primaries(), c.Primary) {
+		return
+	}
+	for _, inc := range g.Incs {
+		if inc.Primary != c.Primary {
+			continue
+		}
+		if inc.Nonce == c.Nonce {
+			return
+		}
+	}
+	for _, inc := range g.Incs {
+		if inc.Primary == c.Primary {
+			inc.Ended = true
+		}
+	}
+	g.Incs = append(g.Incs, &Incarnation{ID: wire.Incarnation(index), Primary: c.Primary, Nonce: c.Nonce})
+}
+
+// open appends a grant. The live incarnations are granted to write; one that is new gets its first set.
+func (s *State) open(g *Group, c *Open) {
+	if c.View != s.View || g.Phase != Replicating || c.First != g.Granted+1 || c.Last < c.First ||
+		c.Last-c.First >= MaxGrant || c.Last-g.Applied > MaxUnapplied || len(s.Members) == 0 {
+		return
+	}
+	gr := Grant{First: c.First, Last: c.Last, View: s.View, Members: slices.Clone(s.Members)}
+	for _, inc := range g.Incs {
+		if inc.Ended {
+			continue
+		}
+		if inc.First == 0 {
+			inc.First = c.First
+		}
+		gr.Incs = append(gr.Incs, inc.ID)
+	}
+	if len(gr.Incs) == 0 {
+		return
+	}
+	g.Grants = append(g.Grants, gr)
+	g.Granted = c.Last
+}
+
+func (g *Group) commit(c *Commit) {
+	if c.UpTo <= g.Committed || c.UpTo > g.Granted || g.Phase == Promoted || (g.FinalChosen && c.UpTo > g.Final) {
+		return
+	}
+	g.Committed = c.UpTo
+	for _, e := range c.Ends {
+		if inc := g.Inc(e.Inc); inc != nil {
+			inc.CommittedSeq = max(inc.CommittedSeq, e.Seq)
+			if inc.Whole == 0 {
+				inc.Whole = e.Whole
+			}
+		}
+	}
+	for _, id := range c.Copied {
+		if v := g.Volumes[id]; v != nil && v.CopiedAt == 0 {
+			v.CopiedAt = c.UpTo
+		}
+	}
+	label := c.Label
+	if n := len(g.Points); n > 0 {
+		label = max(label, g.Points[n-1].Label)
+	} else {
+		label = max(label, g.Point.Label)
+	}
+	g.Points = append(g.Points, RecoveryPoint{Set: c.UpTo, Label: label})
+}
+
+func (g *Group) applied(n wire.Set) {
+	g.Applied = n
+	for len(g.Points) > 0 && g.Points[0].Set <= n {
+		g.Point = g.Points[0]
+		g.Points = g.Points[1:]
+		g.Torn = false
+	}
+	g.prune()
+	g.finish()
+}
+
+// prune drops what only unapplied sets need.
+func (g *Group) prune() {
+	for len(g.Grants) > 0 && g.Grants[0].Last <= g.Applied {
+		g.Grants = g.Grants[1:]
+	}
+	for n := range g.Verdicts {
+		if n <= g.Applied {
+			delete(g.Verdicts, n)
+		}
+	}
+	g.Incs = slices.DeleteFunc(g.Incs, func(inc *Incarnation) bool {
+		if !inc.Sealed || inc.Last > g.Applied {
+			return false
+		}
+		// Of each primary the newest stays, and so does the newest whole one: a promote may have to go back to its seal.
+		newest, newestWhole := true, inc.Whole != 0
+		for _, other := range g.Incs {
+			if other.Primary == inc.Primary && other.ID > inc.ID {
+				newest = newest && (other.First == 0 || other.First > g.Applied+1)
+				newestWhole = newestWhole && (other.Whole == 0 || other.Whole > g.Applied)
+			}
+		}
+		return !newest && !newestWhole
+	})
+}
+
+func (g *Group) giveUp() {
+	if g.Phase == Promoted {
+		return
+	}
+	if g.ApplyTo > g.Applied {
+		g.Torn = true
+	}
+	for _, inc := range g.Incs {
+		if !inc.Sealed {
+			inc.Ended, inc.Sealed, inc.Seal, inc.Marked = true, true, inc.CommittedSeq, true
+		}
+		inc.Last = min(inc.Last, g.Applied)
+		inc.Whole = 0 // nothing counts before a resync
+	}
+	g.GivenUp = g.Granted
+	for _, v := range g.Volumes {
+		if v.CopiedAt > g.Applied {
+			v.CopiedAt = 0
+		}
+	}
+	g.Points = nil
+	g.Committed, g.ApplyTo, g.Applied = g.Granted, g.Granted, g.Granted
+	g.prune()
+	if g.Phase == Promoting {
+		g.Final, g.FinalChosen = g.Applied, true
+		g.finish()
+	}
+}
+
+func (g *Group) final(c *Final) {
+	if g.Phase != Promoting || g.FinalChosen || c.Set < g.Committed || c.Set > g.Granted {
+		return
+	}
+	for _, inc := range g.Incs {
+		if !inc.Sealed {
+			return
+		}
+	}
+	g.Final, g.FinalChosen, g.Outcome = c.Set, true, c.Lost
+	g.finish()
+}
+
+// finish ends a promote whose targets stand at the point.
+func (g *Group) finish() {
+	if g.Phase != Promoting || !g.FinalChosen || g.Applied < g.Final || g.ApplyTo > g.Applied {
+		return
+	}
+	g.Phase = Promoted
+	g.GivenUp = g.Granted
+	g.Grants, g.Verdicts, g.Points = nil, map[wire.Set]bool{}, nil
+}

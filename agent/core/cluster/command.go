@@ -1,0 +1,235 @@
+package cluster
+
+import (
+	"fmt"
+
+	"flotilla/wire"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Command is one change of the state; exactly one of its fields after ID is set. Commands travel in a [Batch], one Raft
+// entry a tick for all groups.
+type Command struct {
+	// ID names a request of an agent that waits for the Result; 0 when nobody does.
+	ID uint64 `cbor:",omitempty"`
+
+	AddAgent     *AddAgent     `cbor:",omitempty"`
+	RemoveAgent  *RemoveAgent  `cbor:",omitempty"`
+	AddToken     *AddToken     `cbor:",omitempty"`
+	CreateGroup  *CreateGroup  `cbor:",omitempty"`
+	SetGroup     *SetGroup     `cbor:",omitempty"`
+	DeleteGroup  *DeleteGroup  `cbor:",omitempty"`
+	CreateVolume *CreateVolume `cbor:",omitempty"`
+	DeleteVolume *DeleteVolume `cbor:",omitempty"`
+
+	Admit   *Admit   `cbor:",omitempty"`
+	Lose    *Lose    `cbor:",omitempty"`
+	Attach  *Attach  `cbor:",omitempty"`
+	End     *End     `cbor:",omitempty"`
+	Open    *Open    `cbor:",omitempty"`
+	Verdict *Verdict `cbor:",omitempty"`
+	Seal    *Seal    `cbor:",omitempty"`
+	Commit  *Commit  `cbor:",omitempty"`
+	ApplyTo *ApplyTo `cbor:",omitempty"`
+	Applied *Applied `cbor:",omitempty"`
+	GiveUp  *GiveUp  `cbor:",omitempty"`
+	Promote *Promote `cbor:",omitempty"`
+	Final   *Final   `cbor:",omitempty"`
+}
+
+// Batch is what one Raft entry carries.
+type Batch struct {
+	Version  int
+	Commands []Command
+}
+
+type (
+	// AddAgent admits an agent to the cluster. With a token, the token must be unspent and not expired at Label.
+	AddAgent struct {
+		Name, Address              string
+		Primary, Backup, Secondary bool
+		TokenHash                  string
+		Label                      int64
+		Serial                     string
+	}
+	// RemoveAgent takes an agent out: it is no component, primary or secondary of anything by then.
+	RemoveAgent struct{ Agent wire.AgentID }
+	// AddToken makes a one-use token known.
+	AddToken struct {
+		Hash    string
+		Expires int64
+	}
+	// CreateGroup makes a consistency group; zero values mean the defaults.
+	CreateGroup struct {
+		Name        string
+		Mode        Mode
+		PeriodMS    int64
+		SetBytes    int64
+		PortionSize uint64
+	}
+	// SetGroup changes a group's settings; zero values leave what is.
+	SetGroup struct {
+		Group    wire.GroupID
+		Mode     Mode
+		PeriodMS int64
+		SetBytes int64
+	}
+	// DeleteGroup deletes a group without volumes.
+	DeleteGroup struct{ Group wire.GroupID }
+	// CreateVolume adds a volume; its first copy begins when its primary attaches.
+	CreateVolume struct {
+		Group     wire.GroupID
+		Name      string
+		Size      int64
+		Primary   wire.AgentID
+		Source    string
+		Secondary wire.AgentID
+		Target    string
+	}
+	// DeleteVolume takes a volume out of its group.
+	DeleteVolume struct{ Volume wire.VolumeID }
+
+	// Admit makes an agent with the backup role a component.
+	Admit struct{ Agent wire.AgentID }
+	// Lose declares a component lost: the view rises.
+	Lose struct {
+		Agent wire.AgentID
+		View  wire.View
+	}
+	// Attach asks for an incarnation. It ends an older one of the same primary.
+	Attach struct {
+		Group   wire.GroupID
+		Primary wire.AgentID
+		Nonce   uint64
+	}
+	// End revokes an incarnation, by its own primary (suspend, detach).
+	End struct {
+		Group wire.GroupID
+		Inc   wire.Incarnation
+	}
+	// Open grants the sets from Granted+1 to Last to the live incarnations and the members of the view.
+	Open struct {
+		Group wire.GroupID
+		First wire.Set
+		Last  wire.Set
+		View  wire.View
+	}
+	// Verdict records whether the end of a set is a cut. The first one wins.
+	Verdict struct {
+		Group wire.GroupID
+		Set   wire.Set
+		Cut   bool
+	}
+	// Seal records the end of an incarnation. The first one wins.
+	Seal struct {
+		Group  wire.GroupID
+		Inc    wire.Incarnation
+		Seq    wire.Seq
+		Last   wire.Set
+		Marked bool
+		View   wire.View
+	}
+	// Commit commits the sets up to UpTo, whose end is a recovery point.
+	Commit struct {
+		Group  wire.GroupID
+		UpTo   wire.Set
+		View   wire.View
+		Ends   []IncEnd
+		Copied []wire.VolumeID // volumes whose first copy is whole at UpTo
+		Label  int64
+	}
+	// IncEnd is how far an incarnation has come at the end of a committed run.
+	IncEnd struct {
+		Inc   wire.Incarnation
+		Seq   wire.Seq
+		Whole wire.Set
+	}
+	// ApplyTo begins the application of committed sets: there is no recovery point below it any more.
+	ApplyTo struct {
+		Group wire.GroupID
+		UpTo  wire.Set
+		View  wire.View
+	}
+	// Applied records that a set is on the targets, flushed.
+	Applied struct {
+		Group wire.GroupID
+		Set   wire.Set
+		View  wire.View
+	}
+	// GiveUp drops the unapplied sets as lost: their ranges are in the bitmaps, the primaries attach anew and resync.
+	GiveUp struct {
+		Group   wire.GroupID
+		View    wire.View
+		Applied wire.Set // what the captain saw; a no-op when it has moved
+	}
+	// Promote fences a group.
+	Promote struct {
+		Group wire.GroupID
+		Label int64
+	}
+	// Final chooses the recovery point of a promote.
+	Final struct {
+		Group wire.GroupID
+		Set   wire.Set
+		View  wire.View
+		Lost  PromoteResult
+	}
+)
+
+// Result is what a command with an ID came to.
+type Result struct {
+	ID    uint64
+	Err   string
+	Value uint64 // the number of what was made
+}
+
+var (
+	encMode = must(cbor.CoreDetEncOptions().EncMode())
+	decMode = must(cbor.DecOptions{
+		MaxArrayElements:  1 << 20,
+		MaxMapPairs:       1 << 20,
+		MaxNestedLevels:   16,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// Encode returns the batch's bytes for a Raft entry.
+func (b Batch) Encode() []byte {
+	b.Version = FormatVersion
+	return must(encMode.Marshal(b))
+}
+
+// DecodeBatch reads what Encode wrote.
+func DecodeBatch(data []byte) (Batch, error) {
+	var b Batch
+	if err := decMode.Unmarshal(data, &b); err != nil {
+		return Batch{}, fmt.Errorf("decode command batch: %w", err)
+	}
+	if b.Version > FormatVersion {
+		return Batch{}, fmt.Errorf("decode command batch: version %d is newer than this agent's %d: upgrade it", b.Version, FormatVersion)
+	}
+	return b, nil
+}
+
+// Encode returns the state's bytes for a snapshot; the same state gives the same bytes.
+func (s *State) Encode() []byte { return must(encMode.Marshal(s)) }
+
+// Decode reads a snapshot.
+func Decode(data []byte) (*State, error) {
+	s := New("")
+	if err := decMode.Unmarshal(data, s); err != nil {
+		return nil, fmt.Errorf("decode cluster state: %w", err)
+	}
+	if s.Version > FormatVersion {
+		return nil, fmt.Errorf("decode cluster state: version %d is newer than this agent's %d: upgrade it", s.Version, FormatVersion)
+	}
+	return s, nil
+}

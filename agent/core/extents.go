@@ -1,0 +1,201 @@
+package core
+
+import (
+	"slices"
+
+	"flotilla/wire"
+)
+
+// Extents is the activity log and the bitmap of one source volume, in one map of bits: the bit of an extent is durably
+// set before the first write into it, and stays set until everything written there is on the target and the source is
+// flushed. After a crash the set bits are what must be copied again; while the group is detached they are what has
+// changed. It is pure: the shell makes bits durable and copies.
+//
+//	write:  Touch (set bits, make the new ones durable) … write the source … Numbered or Dirtied …
+//	copy:   Resync (all set bits are to be copied) … Next … Copied …
+//	clean:  Clean (candidates) … flush the source … Cleared (make them durable)
+//
+// Numbered, Dirtied and Copied are called while the range lock over the extents' range is held, so that a copy and a
+// write of one range follow each other.
+//
+// Invariant: while a bit is clear, the durable source and the target agree on its extent.
+type Extents struct {
+	size   int64
+	extent int64
+	ext    []extentState
+	marked int // bits set
+	toCopy int
+	next   int  // where the copier looks first
+	copies bool // an incarnation is attached, whose copy takes in what gets dirty
+}
+
+// extentState is what is known of one extent.
+type extentState struct {
+	bit   bool     // set, durably or on the way to it
+	copy  bool     // to be copied in this incarnation
+	pins  int32    // writes between Touch and Numbered
+	set   wire.Set // newest set with an update of it in this incarnation, 0 for none
+	dirty bool     // written while detached
+}
+
+// NewExtents returns the map of a volume of size bytes in extents of the given size. bits says which are set; nil sets
+// all, as for a volume that was never copied.
+func NewExtents(size, extent int64, bits func(i int) bool) *Extents {
+	n := int((size + extent - 1) / extent)
+	e := &Extents{size: size, extent: extent, ext: make([]extentState, n)}
+	for i := range e.ext {
+		if bits == nil || bits(i) {
+			e.ext[i].bit = true
+			e.ext[i].dirty = true
+			e.marked++
+		}
+	}
+	return e
+}
+
+// Len returns the number of extents.
+func (e *Extents) Len() int { return len(e.ext) }
+
+// Bit returns the bit of extent i as it is to be on disk.
+func (e *Extents) Bit(i int) bool { return e.ext[i].bit }
+
+// Marked returns the number of set bits.
+func (e *Extents) Marked() int { return e.marked }
+
+// Range returns the first and last extent of a byte range.
+func (e *Extents) Range(off, length int64) (first, last int) {
+	return int(off / e.extent), int((off + max(length, 1) - 1) / e.extent)
+}
+
+// Span returns the byte range of extent i.
+func (e *Extents) Span(i int) (off, length int64) {
+	off = int64(i) * e.extent
+	return off, min(e.extent, e.size-off)
+}
+
+// Touch announces a write. It pins the extents and returns whether bits were set that the caller must make durable
+// before it writes the source.
+func (e *Extents) Touch(off, length int64) (grew bool) {
+	first, last := e.Range(off, length)
+	for i := first; i <= last; i++ {
+		x := &e.ext[i]
+		x.pins++
+		if !x.bit {
+			x.bit = true
+			e.marked++
+			grew = true
+		}
+	}
+	return grew
+}
+
+// Numbered ends a write whose updates are in the given set.
+func (e *Extents) Numbered(off, length int64, set wire.Set) {
+	first, last := e.Range(off, length)
+	for i := first; i <= last; i++ {
+		e.ext[i].pins--
+		e.ext[i].set = max(e.ext[i].set, set)
+	}
+}
+
+// Dirtied ends a write that went into no set: because the group is detached, or because the source failed.
+func (e *Extents) Dirtied(off, length int64) {
+	first, last := e.Range(off, length)
+	for i := first; i <= last; i++ {
+		x := &e.ext[i]
+		x.pins--
+		x.dirty = true
+		if e.copies && !x.copy {
+			x.copy = true // it is copied again: what the failed write left there is what the source has
+			e.toCopy++
+			e.next = min(e.next, i)
+		}
+	}
+}
+
+// Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
+func (e *Extents) Resync() int {
+	e.toCopy, e.next, e.copies = 0, 0, true
+	for i := range e.ext {
+		x := &e.ext[i]
+		x.copy, x.set, x.dirty = x.bit, 0, false
+		if x.copy {
+			e.toCopy++
+		}
+	}
+	return e.toCopy
+}
+
+// Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
+func (e *Extents) Detach() {
+	e.toCopy, e.copies = 0, false
+	for i := range e.ext {
+		x := &e.ext[i]
+		x.dirty = x.dirty || x.bit
+		x.copy, x.set = false, 0
+	}
+}
+
+// Next returns the next extent to copy, or false when the copy is whole.
+func (e *Extents) Next() (i int, ok bool) {
+	if e.toCopy == 0 {
+		return 0, false
+	}
+	for ; e.next < len(e.ext); e.next++ {
+		if e.ext[e.next].copy {
+			return e.next, true
+		}
+	}
+	e.next = slices.IndexFunc(e.ext, func(x extentState) bool { return x.copy })
+	return e.next, e.next >= 0
+}
+
+// ToCopy returns how many extents are still to be copied.
+func (e *Extents) ToCopy() int { return e.toCopy }
+
+// Copied ends the copy of extent i, whose last updates are in the given set.
+func (e *Extents) Copied(i int, set wire.Set) {
+	x := &e.ext[i]
+	if x.copy {
+		x.copy, x.dirty = false, false
+		e.toCopy--
+	}
+	x.set = max(x.set, set)
+}
+
+// Clean returns up to limit extents whose updates are all applied: their bits may be cleared once the source has been
+// flushed, by Cleared. keep is how many of the set bits may stay, so that a working set costs no writes to the log.
+func (e *Extents) Clean(applied wire.Set, keep, limit int) []int {
+	if e.marked <= keep {
+		return nil
+	}
+	limit = min(limit, e.marked-keep)
+	var out []int
+	for i := range e.ext {
+		if len(out) >= limit {
+			break
+		}
+		if e.cleanable(i, applied) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func (e *Extents) cleanable(i int, applied wire.Set) bool {
+	x := &e.ext[i]
+	return x.bit && !x.copy && !x.dirty && x.pins == 0 && x.set != 0 && x.set <= applied
+}
+
+// Cleared clears the bits of those extents that are still clean, after the source was flushed, and returns whether any
+// was. The caller makes them durable when it likes.
+func (e *Extents) Cleared(extents []int, applied wire.Set) (shrank bool) {
+	for _, i := range extents {
+		if e.cleanable(i, applied) {
+			e.ext[i].bit, e.ext[i].set = false, 0
+			e.marked--
+			shrank = true
+		}
+	}
+	return shrank
+}

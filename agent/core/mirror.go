@@ -1,0 +1,345 @@
+package core
+
+import (
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// The second copy. While nothing goes wrong a frame goes to the mirror as it came and is acked there. Whenever an owner
+// does not know what its mirror holds (after a restart, a change of mirrors, an ack that did not come) it asks, and then
+// sends what is missing out of its journal. There is no other way, so there is one to get right.
+
+// mirrorAcked takes the ack of a frame that this owner sent to a mirror. It returns false for a number of another role.
+func (c *component) mirrorAcked(from wire.AgentID, no uint64) bool {
+	fl := c.flights[no]
+	if fl == nil || fl.to != from {
+		return false
+	}
+	c.land(no, fl)
+	for _, e := range fl.entries {
+		c.mirroredBy(e, from)
+	}
+	return true
+}
+
+func (c *component) mirroredBy(e *entry, mirror wire.AgentID) {
+	if !e.gone && !e.mirrored && e.h.owned && e.h.mirror == mirror {
+		e.mirrored = true
+		e.h.mirrored.add(e.seq)
+	}
+}
+
+// land takes a frame off the list of those on their way.
+func (c *component) land(no uint64, fl *mirrorFlight) {
+	delete(c.flights, no)
+	c.touched = true
+	if fl.remirror {
+		c.flying[fl.to]--
+		for _, h := range flownHoldings(fl) {
+			h.flying--
+		}
+	}
+}
+
+func flownHoldings(fl *mirrorFlight) []*holding {
+	var hs []*holding
+	for _, e := range fl.entries {
+		if len(hs) == 0 || hs[len(hs)-1] != e.h {
+			hs = append(hs, e.h)
+		}
+	}
+	return hs
+}
+
+// mirrorFailed takes a mirror's refusal.
+func (c *component) mirrorFailed(from wire.AgentID, no uint64) bool {
+	fl := c.flights[no]
+	if fl == nil || fl.to != from {
+		return false
+	}
+	c.land(no, fl)
+	c.askAgain(fl, c.n.cfg.RetryEvery)
+	return true
+}
+
+// askAgain makes the owner ask about the holdings of a frame that may not have arrived.
+func (c *component) askAgain(fl *mirrorFlight, after time.Duration) {
+	for _, h := range flownHoldings(fl) {
+		if h.owned && h.mirror == fl.to && h.known {
+			h.known, h.askAt = false, c.n.now+after
+			c.setBehind(h)
+		}
+	}
+}
+
+func (c *component) disconnected(peer wire.AgentID) {
+	for _, no := range cluster.SortedKeys(c.flights) {
+		if fl := c.flights[no]; fl.to == peer {
+			c.land(no, fl)
+			c.askAgain(fl, 0)
+		}
+	}
+	kept := c.waits[:0]
+	for _, w := range c.waits {
+		if w.to != peer {
+			kept = append(kept, w)
+		}
+	}
+	clear(c.waits[len(kept):])
+	c.waits = kept
+}
+
+// maxAsked bounds the portions of one MirrorAsk.
+const maxAsked = 1024
+
+// expireFlights takes back the frames that were not acknowledged in time.
+func (c *component) expireFlights() {
+	for _, no := range cluster.SortedKeys(c.flights) {
+		if fl := c.flights[no]; c.n.now-fl.at >= c.n.cfg.ResendAfter {
+			c.land(no, fl)
+			c.askAgain(fl, 0)
+		}
+	}
+}
+
+// setBehind puts a holding on the list of those whose mirror is to be asked, or lacks something.
+func (c *component) setBehind(h *holding) {
+	if !h.behind {
+		h.behind = true
+		c.behind++
+	}
+}
+
+// pumpMirrors asks mirrors, and sends them what they lack. In the ordinary course no holding is behind.
+func (c *component) pumpMirrors() {
+	if c.behind == 0 {
+		return
+	}
+	asks := map[wire.AgentID]*MirrorAsk{}
+	for _, k := range c.keys {
+		for _, p := range portionsOf(c.sets[k]) {
+			h := c.sets[k][p]
+			if !h.behind {
+				continue
+			}
+			if !h.owned || h.mirror == 0 || (h.known && h.mirrored.Count == uint64(len(h.entries))) {
+				h.behind = false
+				c.behind--
+				continue
+			}
+			if h.known {
+				if h.flying == 0 {
+					c.remirror(h)
+				}
+				continue
+			}
+			if c.n.now < h.askAt {
+				continue
+			}
+			a := asks[h.mirror]
+			if a == nil {
+				a = &MirrorAsk{View: c.n.state.View}
+				asks[h.mirror] = a
+			}
+			if len(a.Portions) < maxAsked {
+				h.askAt = c.n.now + c.n.cfg.RetryEvery
+				a.Portions = append(a.Portions, h.SetPortion)
+			}
+		}
+	}
+	for _, to := range cluster.SortedKeys(asks) {
+		c.n.send(to, asks[to])
+	}
+}
+
+// mirrorAsk answers with what is durable here.
+func (c *component) mirrorAsk(from wire.AgentID, m *MirrorAsk) {
+	if c.lost || m.View != c.n.state.View || len(m.Portions) > maxAsked {
+		return
+	}
+	have := &MirrorHave{View: m.View}
+	for _, sp := range m.Portions {
+		hold := Holding{SetPortion: sp}
+		if h := c.sets[setKey{sp.Group, sp.Set}][sp.Portion]; h != nil && h.Inc == sp.Inc {
+			hold.Seqs, _ = h.list(0)
+		}
+		have.Holdings = append(have.Holdings, hold)
+	}
+	c.n.send(from, have)
+}
+
+// list returns the seqs above from that are durable here, and those of them whose write goes on.
+func (h *holding) list(from wire.Seq) (seqs, more SeqRanges) {
+	var end, moreEnd wire.Seq
+	for _, e := range h.entries {
+		if e.durable && e.seq > from {
+			seqs = seqs.Add(&end, e.seq)
+			if e.f.updates[e.i].More {
+				more = more.Add(&moreEnd, e.seq)
+			}
+		}
+	}
+	return seqs, more
+}
+
+// mirrorHave takes the answer: from here on the owner knows what the mirror lacks.
+func (c *component) mirrorHave(from wire.AgentID, m *MirrorHave) {
+	if m.View != c.n.state.View {
+		return
+	}
+	c.touched = true
+	want := &MirrorWant{View: m.View}
+	for _, hold := range m.Holdings {
+		g := c.n.state.Groups[hold.Group]
+		if g == nil || hold.Set <= g.Applied || g.Grant(hold.Set) == nil {
+			continue
+		}
+		inc := g.Inc(hold.Inc)
+		if inc == nil || c.n.state.Pair(g, hold.Set, hold.Portion) != (cluster.Pair{Owner: c.n.cfg.ID, Mirror: from}) {
+			continue
+		}
+		h := c.sets[setKey{hold.Group, hold.Set}][hold.Portion]
+		if h != nil && (h.Inc != hold.Inc || !h.owned || h.mirror != from) {
+			continue
+		}
+		lack := Holding{SetPortion: hold.SetPortion}
+		var end wire.Seq
+		if err := hold.Seqs.Each(func(s wire.Seq) {
+			if h != nil {
+				if e := h.find(s); e != nil {
+					c.mirroredBy(e, from)
+					return
+				}
+			}
+			if inc.Sealed && s <= inc.Seal+1 {
+				lack.Seqs = lack.Seqs.Add(&end, s)
+			}
+		}); err != nil {
+			continue
+		}
+		if h != nil {
+			h.known = true
+		}
+		if len(lack.Seqs) > 0 {
+			want.Holdings = append(want.Holdings, lack)
+		}
+	}
+	if len(want.Holdings) > 0 {
+		c.n.send(from, want)
+	}
+}
+
+// offer tells the owners what this mirror holds of sealed incarnations.
+func (c *component) offer() {
+	st := c.n.state
+	haves := map[wire.AgentID]*MirrorHave{}
+	for _, k := range c.keys {
+		g := st.Groups[k.group]
+		if g == nil {
+			continue
+		}
+		for _, p := range portionsOf(c.sets[k]) {
+			h := c.sets[k][p]
+			if inc := g.Inc(h.Inc); h.owned || inc == nil || !inc.Sealed || !inc.Contributes(h.Set) {
+				continue
+			}
+			pair := st.Pair(g, h.Set, p)
+			if pair.Mirror != c.n.cfg.ID {
+				continue
+			}
+			m := haves[pair.Owner]
+			if m == nil {
+				m = &MirrorHave{View: st.View}
+				haves[pair.Owner] = m
+			}
+			if len(m.Holdings) < maxAsked {
+				seqs, _ := h.list(0)
+				m.Holdings = append(m.Holdings, Holding{SetPortion: h.SetPortion, Seqs: seqs})
+			}
+		}
+	}
+	for _, to := range cluster.SortedKeys(haves) {
+		c.n.send(to, haves[to])
+	}
+}
+
+// mirrorWant sends back to the owner what it lost.
+func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
+	if m.View != c.n.state.View || len(m.Holdings) > maxAsked {
+		return
+	}
+	for _, hold := range m.Holdings {
+		h := c.sets[setKey{hold.Group, hold.Set}][hold.Portion]
+		if h == nil || h.Inc != hold.Inc {
+			continue
+		}
+		byFrame := map[*frame]*Remirror{}
+		var parts []*Remirror
+		if err := hold.Seqs.Each(func(s wire.Seq) {
+			e := h.find(s)
+			if e == nil || !e.durable {
+				return
+			}
+			r := byFrame[e.f]
+			if r == nil {
+				r = &Remirror{
+					To: from, Ref: e.f.ref,
+					Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: from, Mirror: c.n.cfg.ID, Flags: fromComponent},
+				}
+				byFrame[e.f] = r
+				parts = append(parts, r)
+			}
+			r.Index = append(r.Index, e.i)
+		}); err != nil {
+			continue
+		}
+		for _, r := range parts[:min(len(parts), c.n.cfg.MirrorWindow)] {
+			c.n.eff.Remirror = append(c.n.eff.Remirror, *r)
+		}
+	}
+}
+
+// remirror sends what the mirror lacks of a holding, grouped by the stored frames that it lies in. What is on its way in
+// frames as received is not sent a second time.
+func (c *component) remirror(h *holding) {
+	var parts []*Remirror
+	byFrame := map[uint64]*Remirror{}
+	entries := map[uint64][]*entry{}
+	waiting := map[*entry]bool{}
+	for _, no := range cluster.SortedKeys(c.flights) {
+		if fl := c.flights[no]; fl.to == h.mirror {
+			for _, e := range fl.entries {
+				if e.h == h {
+					waiting[e] = true
+				}
+			}
+		}
+	}
+	for _, e := range h.entries {
+		if e.mirrored || !e.f.durable || waiting[e] {
+			continue
+		}
+		r := byFrame[e.f.id]
+		if r == nil {
+			if c.flying[h.mirror]+len(parts) >= c.n.cfg.MirrorWindow {
+				break
+			}
+			r = &Remirror{
+				To: h.mirror, Ref: e.f.ref,
+				Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: c.n.cfg.ID, Mirror: h.mirror, Flags: fromComponent},
+			}
+			byFrame[e.f.id] = r
+			parts = append(parts, r)
+		}
+		r.Index = append(r.Index, e.i)
+		entries[r.Route.No] = append(entries[r.Route.No], e)
+	}
+	for _, r := range parts {
+		c.flights[r.Route.No] = &mirrorFlight{to: r.To, at: c.n.now, entries: entries[r.Route.No], remirror: true}
+		c.flying[r.To]++
+		h.flying++
+		c.n.eff.Remirror = append(c.n.eff.Remirror, *r)
+	}
+}

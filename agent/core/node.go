@@ -1,0 +1,241 @@
+// Package core is the replication protocol: what a primary, a component, a captain and a secondary do on a message, a
+// completed I/O or a tick.
+//
+// A [Node] is everything of one agent that decides. It is single-threaded (the caller serializes the calls), takes the
+// time as an argument, does no I/O and draws no randomness but what Raft's elections draw; what it wants done it returns
+// as [Effects]. So a whole cluster of real nodes runs in one loop, and a seed replays the run.
+//
+//	raft.go       the control plane: cluster.State under go.etcd.io/raft/v3
+//	source.go     primary: numbering, the send queue, held up to, closing sets
+//	cut.go        primary: standing still for a cut
+//	extents.go    primary: which extents a crash would make us copy again
+//	component.go  component: taking frames, the index of what is held
+//	mirror.go     component: the second copy
+//	complete.go   component: manifests, complete and written
+//	report.go     component: what is held of an ended incarnation
+//	captain.go    captain: members, grants, commits
+//	cutter.go     captain: cuts over several primaries
+//	sealer.go     captain: seals and the point of a promote
+//	secondary.go  secondary: whose writes a target takes
+//
+// The order of persistence is Raft's: the shell makes [Node.RaftReady] durable before it calls [Node.RaftAdvance], and
+// only then does the node act on what was committed. So after a restart an agent knows every view, seal and end that
+// it ever acted upon, and what it refused stays refused (P4).
+package core
+
+import (
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// Node is one agent's part of the protocol.
+type Node struct {
+	cfg Config
+	now time.Duration
+
+	control   *control
+	state     *cluster.State // control's; replaced by a snapshot
+	comp      *component
+	captain   *captain // nil unless this agent leads
+	sources   map[wire.GroupID]*source
+	secondary *secondary
+
+	run      uint64
+	round    uint64
+	statusAt time.Duration
+	seenAt   time.Duration // when the captain last said that it hears this agent
+
+	eff Effects
+}
+
+// New returns the node of an agent whose Raft storage holds boot. Restore follows for what the journal holds.
+func New(cfg Config, boot Boot, now time.Duration) (*Node, error) {
+	n := &Node{cfg: cfg, now: now, run: cfg.Seed, sources: map[wire.GroupID]*source{}}
+	n.comp = newComponent(n)
+	n.secondary = newSecondary(n)
+	c, err := newControl(n, boot)
+	if err != nil {
+		return nil, err
+	}
+	n.control = c
+	n.stateChanged()
+	return n, nil
+}
+
+// ID returns the agent's ID.
+func (n *Node) ID() wire.AgentID { return n.cfg.ID }
+
+// State returns the replicated state as this agent knows it. It is read-only and valid until the next call.
+func (n *Node) State() *cluster.State { return n.state }
+
+// Take returns the effects since the last Take.
+func (n *Node) Take() Effects {
+	n.comp.settle()
+	e := n.eff
+	n.eff = Effects{}
+	return e
+}
+
+// Tick lets time pass. The shell calls it at least every 10 ms.
+func (n *Node) Tick(now time.Duration) {
+	n.now = max(n.now, now)
+	n.control.tick()
+	n.sendStatus()
+	for _, id := range cluster.SortedKeys(n.sources) {
+		n.sources[id].tick()
+	}
+	n.comp.tick()
+	if n.captain != nil {
+		n.captain.tick()
+	}
+	n.control.propose()
+}
+
+// Receive takes a message of an authenticated agent.
+func (n *Node) Receive(now time.Duration, from wire.AgentID, msg Message) {
+	n.now = max(n.now, now)
+	switch m := msg.(type) {
+	case *Pause:
+		if s := n.sources[m.Group]; s != nil {
+			s.pause(from, m)
+		}
+	case *Resume:
+		if s := n.sources[m.Group]; s != nil {
+			s.resume(from, m)
+		}
+	case *FrameAck:
+		n.frameAck(from, m)
+	case *FrameNack:
+		n.frameNack(from, m)
+	case *MirrorAsk:
+		n.comp.mirrorAsk(from, m)
+	case *MirrorHave:
+		n.comp.mirrorHave(from, m)
+	case *MirrorWant:
+		n.comp.mirrorWant(from, m)
+	case *Lines:
+		n.comp.lines(from, m)
+	case *LinesDone:
+		n.comp.linesDone(from, m)
+	case *SealMark:
+		n.comp.sealMark(from, m)
+	case *CaptainSees:
+		if from == n.control.lead() {
+			n.seenAt = n.now
+		}
+	default:
+		if n.captain != nil {
+			n.captain.receive(from, msg)
+			n.control.propose()
+		}
+	}
+}
+
+// frameAck goes to whoever sent the frame: this agent as a primary or as an owner.
+func (n *Node) frameAck(from wire.AgentID, m *FrameAck) {
+	for _, no := range m.Nos {
+		if n.comp.mirrorAcked(from, no) {
+			continue
+		}
+		for _, id := range cluster.SortedKeys(n.sources) {
+			if n.sources[id].acked(from, no) {
+				break
+			}
+		}
+	}
+}
+
+func (n *Node) frameNack(from wire.AgentID, m *FrameNack) {
+	if n.comp.mirrorFailed(from, m.No) {
+		return
+	}
+	for _, id := range cluster.SortedKeys(n.sources) {
+		if n.sources[id].nacked(from, m) {
+			return
+		}
+	}
+}
+
+// Disconnected tells the node that frames and messages on their way to a peer are gone.
+func (n *Node) Disconnected(now time.Duration, peer wire.AgentID) {
+	n.now = max(n.now, now)
+	n.comp.disconnected(peer)
+	for _, id := range cluster.SortedKeys(n.sources) {
+		n.sources[id].disconnected(peer)
+	}
+}
+
+// send queues a message.
+func (n *Node) send(to wire.AgentID, m Message) {
+	if to != 0 {
+		n.eff.Send = append(n.eff.Send, Envelope{To: to, Msg: m})
+	}
+}
+
+func (n *Node) event(g wire.GroupID, name string, attrs ...any) {
+	n.eff.Events = append(n.eff.Events, Event{At: n.now, Name: name, Group: g, Attrs: attrs})
+}
+
+func (n *Node) mutant(name string) bool { return n.cfg.Mutants[name] }
+
+// stateChanged lets the roles look at the state after commands were applied.
+func (n *Node) stateChanged() {
+	n.comp.stateChanged()
+	for _, id := range cluster.SortedKeys(n.sources) {
+		n.sources[id].stateChanged()
+	}
+	if n.captain != nil {
+		n.captain.stateChanged()
+	}
+	n.eff.Wake = true
+}
+
+// sendStatus reports to the captain.
+func (n *Node) sendStatus() {
+	if n.now < n.statusAt {
+		return
+	}
+	n.statusAt = n.now + n.cfg.StatusEvery
+	n.round++
+	st := &Status{Run: n.run, Round: n.round, View: n.state.View, Applied: n.state.Index}
+	for _, id := range cluster.SortedKeys(n.sources) {
+		st.Groups = append(st.Groups, n.sources[id].status())
+	}
+	if a := n.state.Agents[n.cfg.ID]; a != nil && a.Backup {
+		st.Component = n.comp.status()
+	}
+	n.send(n.control.lead(), st)
+}
+
+// CaptainSeen returns how long ago the captain last said that it hears this agent: an agent that is cut off from the
+// majority knows it by this.
+func (n *Node) CaptainSeen() time.Duration { return n.now - n.seenAt }
+
+// Now returns the node's time.
+func (n *Node) Now() time.Duration { return n.now }
+
+// Label returns the node's time as a label.
+func (n *Node) Label() int64 { return n.cfg.LabelBase + int64(n.now) }
+
+// Heard is the newest word of an agent to the captain.
+type Heard struct {
+	Ago    time.Duration
+	Status Status
+}
+
+// Heard returns what the captain has heard, on the captain; nil elsewhere.
+func (n *Node) Heard() map[wire.AgentID]Heard {
+	if n.captain == nil {
+		return nil
+	}
+	out := map[wire.AgentID]Heard{}
+	for id, h := range n.captain.heard {
+		out[id] = Heard{Ago: n.now - h.at, Status: *h.st}
+	}
+	return out
+}
+
+// Captain returns the captain as far as this agent knows, or 0.
+func (n *Node) Captain() wire.AgentID { return n.control.lead() }

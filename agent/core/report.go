@@ -1,0 +1,56 @@
+package core
+
+import (
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// report tells the captain what is held of incarnations that have ended and whose end is not settled: not sealed, or
+// sealed without a manifest for the last set. The incarnation is fenced here before this is listed, so nothing that is
+// not listed can be held later (P4). Only what is durable is listed.
+func (c *component) report() {
+	st := c.n.state
+	if c.lost || c.n.now < c.reportAt || !st.IsMember(c.n.cfg.ID) {
+		return
+	}
+	c.reportAt = c.n.now + c.n.cfg.RetryEvery
+	c.offer()
+	for _, id := range cluster.SortedKeys(st.Groups) {
+		g := st.Groups[id]
+		for _, inc := range g.Incs {
+			if inc.Ended && (!inc.Sealed || (!inc.Marked && inc.Last > g.Committed)) {
+				c.n.send(c.n.control.lead(), c.holdings(g, inc))
+			}
+		}
+	}
+}
+
+func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) *Report {
+	r := &Report{Group: g.ID, Inc: inc.ID, View: c.n.state.View, From: inc.CommittedSeq}
+	for _, k := range c.keys {
+		if k.group != g.ID {
+			continue
+		}
+		for _, p := range portionsOf(c.sets[k]) {
+			h := c.sets[k][p]
+			if h.Inc != inc.ID {
+				continue
+			}
+			if seqs, more := h.list(inc.CommittedSeq); len(seqs) > 0 {
+				r.Held = append(r.Held, Holding{SetPortion: h.SetPortion, Seqs: seqs, More: more})
+			}
+			if p.Volume != wire.MarkVolume {
+				continue
+			}
+			for _, e := range h.entries {
+				if !e.durable || e.seq <= inc.CommittedSeq {
+					continue
+				}
+				if m, err := DecodeManifest(e.f.updates[e.i].Data); err == nil {
+					r.Marks = append(r.Marks, MarkSeen{Set: h.Set, Seq: e.seq, Broken: m.Broken})
+				}
+			}
+		}
+	}
+	return r
+}

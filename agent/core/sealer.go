@@ -1,0 +1,203 @@
+package core
+
+import (
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// union is what the members together hold of an ended incarnation above what is committed.
+type union struct {
+	sets  map[wire.Seq]where
+	more  map[wire.Seq]bool // the write goes on with the next seq
+	marks map[wire.Seq]MarkSeen
+}
+
+type where struct {
+	set     wire.Set
+	portion wire.Portion
+}
+
+// gather makes the union of the reports, once every member of the view has reported. An update that was held is durable
+// on two of them, or on one in a view that says so; so after a single loss it is in the union.
+func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnation) (union, bool) {
+	reports := w.reports[inc.ID]
+	u := union{sets: map[wire.Seq]where{}, more: map[wire.Seq]bool{}, marks: map[wire.Seq]MarkSeen{}}
+	if len(c.n.state.Members) == 0 {
+		return u, false
+	}
+	for _, m := range c.n.state.Members {
+		r := reports[m]
+		if r == nil || r.View != c.n.state.View || r.From > inc.CommittedSeq {
+			if c.n.mutant("seal-without-all") && r == nil {
+				continue
+			}
+			return u, false
+		}
+		for _, h := range r.Held {
+			if err := h.Seqs.Each(func(s wire.Seq) { u.sets[s] = where{h.Set, h.Portion} }); err != nil {
+				return u, false
+			}
+			if err := h.More.Each(func(s wire.Seq) { u.more[s] = true }); err != nil {
+				return u, false
+			}
+		}
+		for _, mk := range r.Marks {
+			u.marks[mk.Seq] = mk
+		}
+	}
+	return u, true
+}
+
+// seal records the end of ended incarnations, and stands in for the manifest that a sealed one did not write.
+func (c *captain) seal(g *cluster.Group, w *groupWatch) {
+	st := c.n.state
+	for _, inc := range g.Incs {
+		switch {
+		case !inc.Ended:
+		case !inc.Sealed:
+			u, ok := c.gather(g, w, inc)
+			if !ok || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
+				continue
+			}
+			s := &cluster.Seal{Group: g.ID, Inc: inc.ID, Seq: inc.CommittedSeq, Marked: true, View: st.View}
+			s.Last = lastOf(g, inc)
+			for {
+				if _, ok := u.sets[s.Seq+1]; !ok {
+					break
+				}
+				s.Seq++
+			}
+			for u.more[s.Seq] {
+				s.Seq-- // no prefix separates the pieces of one write
+			}
+			if s.Seq > inc.CommittedSeq {
+				s.Last = max(s.Last, u.sets[s.Seq].set)
+				_, s.Marked = u.marks[s.Seq]
+			}
+			c.n.event(g.ID, "incarnation.sealed", "incarnation", inc.ID, "seq", s.Seq, "set", s.Last, "marked", s.Marked)
+			c.n.Propose(cluster.Command{Seal: s})
+		case !inc.Marked && inc.Last > g.Committed && c.n.now >= w.markAt:
+			if d := w.done[incSet{g.ID, inc.Last, inc.ID}]; d != nil {
+				continue
+			}
+			u, ok := c.gather(g, w, inc)
+			if !ok {
+				continue
+			}
+			w.markAt = c.n.now + c.n.cfg.RetryEvery
+			if m, ok := c.sealedManifest(inc, u); ok {
+				owner := st.Pair(g, inc.Last, wire.MarkPortion(inc.Primary)).Owner
+				c.n.send(owner, &SealMark{
+					Group: g.ID, Inc: inc.ID, Primary: inc.Primary, Set: inc.Last, View: st.View, Mark: m,
+				})
+			}
+		}
+	}
+}
+
+// lastOf is the last set that an incarnation has committed updates in, or the one before its first.
+func lastOf(g *cluster.Group, inc *cluster.Incarnation) wire.Set {
+	if inc.First == 0 {
+		return g.Committed
+	}
+	return max(g.Committed, inc.First-1)
+}
+
+// sealedManifest lists what counts of the last set of a sealed incarnation.
+func (c *captain) sealedManifest(inc *cluster.Incarnation, u union) (Manifest, bool) {
+	m := Manifest{First: inc.Seal + 1, Last: inc.Seal + 1, Sealed: true, Broken: inc.Whole == 0}
+	for _, mk := range u.marks {
+		if !mk.Broken && mk.Seq <= inc.Seal {
+			m.Broken = false
+		}
+	}
+	lines := map[wire.Portion]*Tally{}
+	for s := inc.CommittedSeq + 1; s <= inc.Seal; s++ {
+		at, ok := u.sets[s]
+		if !ok {
+			return m, false // gone since the seal: the set is lost, and is given up in its time
+		}
+		if at.set != inc.Last {
+			continue
+		}
+		m.First = min(m.First, s)
+		t := lines[at.portion]
+		if t == nil {
+			t = &Tally{}
+			lines[at.portion] = t
+		}
+		t.add(s)
+	}
+	for _, p := range portionsOf(lines) {
+		m.Lines = append(m.Lines, Line{Portion: p, Tally: *lines[p]})
+	}
+	return m, true
+}
+
+// final chooses the point of a promote, the newest that can be reached, once every incarnation is sealed.
+func (c *captain) final(g *cluster.Group, w *groupWatch) {
+	if g.FinalChosen {
+		return
+	}
+	lost := cluster.PromoteResult{Known: true}
+	whole := map[wire.Incarnation]wire.Set{}
+	end := g.Committed
+	for _, inc := range g.Incs {
+		if !inc.Sealed {
+			return
+		}
+		end = max(end, inc.Last)
+	}
+	end = min(end, g.Granted)
+	// A set counts only when it is complete, manifest of the seal included; so wait until all up to the end are.
+	point := g.Committed
+	for n := g.Committed + 1; n <= end; n++ {
+		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
+			return
+		}
+		for id, d := range w.parts(g, n) {
+			if !d.broken && whole[id] == 0 {
+				whole[id] = n
+			}
+		}
+		// Where a prefix counts, the end of all seals is a point whatever the verdict: in sync whatever an acknowledged
+		// write can have depended on is held too.
+		cut, decided := g.Verdict(n)
+		if ((decided && cut) || (n == end && g.PrefixCounts())) && c.wholeAt(g, n, whole) {
+			point = n
+		}
+	}
+	for _, inc := range g.Incs {
+		if inc.First == 0 {
+			continue
+		}
+		gs := c.groupStatus(inc)
+		if gs == nil {
+			if newest := g.IncAt(inc.Primary, g.Granted); newest == inc {
+				lost.Known = false
+			}
+			continue
+		}
+		kept := inc.Seal
+		if inc.Last > point {
+			kept = min(kept, inc.CommittedSeq)
+			for n := g.Committed + 1; n <= point; n++ {
+				for id, d := range w.parts(g, n) {
+					if id == inc.ID {
+						kept = max(kept, d.last)
+					}
+				}
+			}
+		}
+		if gs.Seq > kept {
+			lost.Updates += int64(gs.Seq - kept)
+			if gs.Seq > 0 {
+				lost.Bytes += int64(float64(gs.Bytes) / float64(gs.Seq) * float64(gs.Seq-kept))
+			}
+		}
+	}
+	if w.once(c.n, "final") {
+		c.n.event(g.ID, "promote.point", "set", point, "lost_updates", lost.Updates)
+		c.n.Propose(cluster.Command{Final: &cluster.Final{Group: g.ID, Set: point, View: c.n.state.View, Lost: lost}})
+	}
+}

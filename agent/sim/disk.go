@@ -1,0 +1,115 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	"flotilla/agent/core"
+	"flotilla/wire"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// device is a block device: an array of numbers, of which some writes are not yet flushed.
+type device struct {
+	now     []uint64         // as it reads
+	durable []uint64         // what a power cut certainly leaves
+	pending map[int][]uint64 // values written since the flush, any of which a power cut may leave
+}
+
+func newDevice(blocks int) *device {
+	return &device{now: make([]uint64, blocks), durable: make([]uint64, blocks), pending: map[int][]uint64{}}
+}
+
+func (d *device) write(block int, v uint64) {
+	d.now[block] = v
+	d.pending[block] = append(d.pending[block], v)
+}
+
+func (d *device) flush() {
+	for b := range d.pending {
+		d.durable[b] = d.now[b]
+	}
+	clear(d.pending)
+}
+
+// powerCut leaves of every unflushed block what it held before, or any of the values written since.
+func (d *device) powerCut(r *rand.Rand) {
+	blocks := make([]int, 0, len(d.pending))
+	for b := range d.pending {
+		blocks = append(blocks, b)
+	}
+	slices.Sort(blocks)
+	for _, b := range blocks {
+		vs := d.pending[b]
+		if k := r.IntN(len(vs) + 1); k < len(vs) {
+			d.durable[b] = vs[k]
+		}
+	}
+	clear(d.pending)
+	copy(d.now, d.durable)
+}
+
+// record is a frame in a journal.
+type record struct {
+	id      uint64 // the ref
+	body    *wire.Body
+	durable bool
+}
+
+// journal is a component's: records in order, durable from the front.
+type journal struct {
+	life    uint64
+	records []*record
+	nextRef uint64
+}
+
+func (j *journal) find(ref uint64) *record {
+	for _, r := range j.records {
+		if r.id == ref {
+			return r
+		}
+	}
+	return nil
+}
+
+// crash drops what was not flushed; of a process that merely died the tail may have reached the file.
+func (j *journal) crash(r *rand.Rand, power bool) {
+	k := 0
+	for k < len(j.records) && j.records[k].durable {
+		k++
+	}
+	tail := len(j.records) - k
+	if tail > 0 {
+		k += r.IntN(tail + 1) // torn somewhere: what stands before the tear is taken
+	}
+	j.records = j.records[:k]
+	for _, rec := range j.records {
+		rec.durable = true
+	}
+}
+
+// controlLog is what Raft has made durable.
+type controlLog struct{ boot core.Boot }
+
+func (c *controlLog) save(rd core.Ready) {
+	if rd.HardState != nil {
+		c.boot.HardState = rd.HardState
+	}
+	if rd.Snapshot != nil {
+		c.boot.Snapshot = rd.Snapshot
+		at := rd.Snapshot.GetMetadata().GetIndex()
+		if rd.Compact == 0 {
+			c.boot.Entries = nil
+		}
+		c.boot.Entries = slices.DeleteFunc(slices.Clone(c.boot.Entries), func(e *raftpb.Entry) bool { return e.GetIndex() <= at })
+	}
+	if len(rd.Entries) > 0 {
+		first := rd.Entries[0].GetIndex()
+		c.boot.Entries = slices.DeleteFunc(slices.Clone(c.boot.Entries), func(e *raftpb.Entry) bool { return e.GetIndex() >= first })
+		c.boot.Entries = append(c.boot.Entries, rd.Entries...)
+	}
+}
+
+// bitsFile is the durable bits of a source volume.
+type bitsFile struct{ durable []bool }

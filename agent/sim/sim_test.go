@@ -1,0 +1,74 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"testing/cryptotest"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "replay this seed, with a trace")
+	msgsFlag  = flag.Bool("messages", false, "with -seed: trace every message")
+	seedsFlag = flag.Int("seeds", 0, "how many seeds to run (0: a few)")
+	baseFlag  = flag.Uint64("seed-base", 1, "the first seed")
+)
+
+// run runs one seed with Raft's elections under it too.
+func run(t *testing.T, opt Options) (Stats, error) {
+	cryptotest.SetGlobalRandom(t, opt.Seed)
+	return Run(opt)
+}
+
+// TestSeeds runs whole clusters under random faults. A failing seed replays with -seed.
+func TestSeeds(t *testing.T) {
+	if *seedFlag != 0 {
+		st, err := run(t, Options{Seed: *seedFlag, Messages: *msgsFlag, Trace: func(s string) { fmt.Fprintln(os.Stderr, s) }})
+		t.Logf("seed %d: %v", *seedFlag, st)
+		if err != nil {
+			t.Fatalf("seed %d: %v", *seedFlag, err)
+		}
+		return
+	}
+	n := *seedsFlag
+	if n == 0 {
+		n = 40
+	}
+	var total Stats
+	failed := 0
+	for i := range n {
+		seed := *baseFlag + uint64(i)
+		st, err := run(t, Options{Seed: seed})
+		total.add(st)
+		if err != nil {
+			t.Errorf("seed %d: %v\nreplay: go test ./agent/sim -run TestSeeds -seed %s", seed, err, strconv.FormatUint(seed, 10))
+			if failed++; failed >= 5 {
+				break
+			}
+		}
+	}
+	t.Logf("%d seeds from %d: %v", n, *baseFlag, total)
+}
+
+func (s *Stats) add(o Stats) {
+	s.Events += o.Events
+	s.Writes += o.Writes
+	s.Sets += o.Sets
+	s.Checks += o.Checks
+	s.Points += o.Points
+	s.Kills += o.Kills
+	s.Losses += o.Losses
+	s.GiveUps += o.GiveUps
+	s.Seals += o.Seals
+	s.Voids += o.Voids
+	s.Promotes += o.Promotes
+	s.Resyncs += o.Resyncs
+	s.Copies += o.Copies
+	s.PowerCuts += o.PowerCuts
+	s.SyncRuns += o.SyncRuns
+	s.Virtual += o.Virtual
+	s.MaxHold = max(s.MaxHold, o.MaxHold)
+	s.MaxBlocked = max(s.MaxBlocked, o.MaxBlocked)
+}

@@ -1,0 +1,465 @@
+// Package sim runs whole clusters of real protocol cores in one loop: nodes, links, disks and clocks under one seed that
+// decides everything and replays exactly.
+//
+// A [World] is a heap of events in virtual time. Hosts perform their node's effects the way the shells do, on disks that
+// lose what was not flushed and over links that delay, lose and repeat. An oracle follows every write from the moment it
+// is numbered, and compares with it whatever a promote could choose (oracle.go).
+//
+//	world.go   time, events, faults, the course of a run
+//	host.go    one agent: its node and the performance of its effects
+//	disk.go    what survives a crash: control log, journal, devices, bits
+//	client.go  writers with dependent writes across volumes and primaries
+//	oracle.go  the promises
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// Options fix a run beyond its seed.
+type Options struct {
+	Seed    uint64
+	Mutants map[string]bool // breaks of the core
+	Trace   func(string)    // nil for none
+	// Messages traces every message too.
+	Messages bool
+	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
+	Length time.Duration
+}
+
+// Stats says what a run did.
+type Stats struct {
+	Events, Writes, Sets, Checks, Points     int
+	Kills, Losses, GiveUps, Seals, Voids     int
+	Promotes, Resyncs, Copies, PowerCuts     int
+	MaxHold, MaxBlocked, Virtual             time.Duration
+	Components, Primaries, Volumes, SyncRuns int
+}
+
+// World is one run.
+type World struct {
+	opt   Options
+	rng   *rand.Rand
+	now   time.Duration
+	queue eventHeap
+	order uint64
+
+	hosts []*host
+	ids   []wire.AgentID
+	group wire.GroupID
+
+	lossy      float64 // chance that a message is lost
+	dupes      float64
+	maxDelay   time.Duration
+	power      bool // crashes lose what was not flushed; clients write through
+	faults     bool // faults are still being injected
+	writing    bool
+	promoted   bool // a promote was asked for
+	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
+
+	clients []*client
+	oracle  *oracle
+	stats   Stats
+	failure error
+}
+
+type event struct {
+	at    time.Duration
+	order uint64
+	name  string
+	run   func()
+}
+
+type eventHeap []*event
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	if h[i].at != h[j].at {
+		return h[i].at < h[j].at
+	}
+	return h[i].order < h[j].order
+}
+func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *eventHeap) Push(x any)   { *h = append(*h, x.(*event)) }
+func (h *eventHeap) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return e
+}
+
+// after schedules f.
+func (w *World) after(d time.Duration, name string, f func()) {
+	w.order++
+	heap.Push(&w.queue, &event{at: w.now + d, order: w.order, name: name, run: f})
+}
+
+// chance is true with probability p.
+func (w *World) chance(p float64) bool { return w.rng.Float64() < p }
+
+// between draws a duration from [lo, hi).
+func (w *World) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
+}
+
+func (w *World) fail(format string, args ...any) {
+	if w.failure == nil {
+		w.failure = fmt.Errorf("at %v: %s", w.now, fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *World) trace(format string, args ...any) {
+	if w.opt.Trace != nil {
+		w.opt.Trace(fmt.Sprintf("%12v ", w.now) + fmt.Sprintf(format, args...))
+	}
+}
+
+// The limits that the nodes run with: the daemon's, a little quicker so that runs are short.
+func nodeConfig(id wire.AgentID, seed uint64, mutants map[string]bool) core.Config {
+	c := core.DefaultConfig(id, seed)
+	c.LossAfter = 1500 * time.Millisecond
+	c.LastLossAfter = 8 * time.Second
+	c.ResendAfter = 800 * time.Millisecond
+	c.GiveUpAfter = 6 * time.Second
+	c.CompactEvery = 150
+	c.MirrorWindow = 4
+	c.Mutants = mutants
+	return c
+}
+
+// Shapes of what is simulated. A block stands for 64 KiB and holds one number.
+const (
+	blockSize    = 64 << 10
+	portionSize  = 1 << 20
+	extentSize   = 256 << 10
+	tickEvery    = 10 * time.Millisecond
+	maxVirtual   = 10 * time.Minute
+	settleWithin = 90 * time.Second // after the last fault
+)
+
+// Run runs one seed to its end.
+func Run(opt Options) (stats Stats, err error) {
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61))}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("at %v: panic: %v\n%s", w.now, p, stack())
+		}
+		stats = w.stats
+		stats.Virtual = w.now
+	}()
+	w.build()
+	w.course()
+	return w.stats, w.failure
+}
+
+// build draws the cluster.
+func (w *World) build() {
+	r := w.rng
+	components := 1 + r.IntN(5)
+	primaries := 1 + r.IntN(3)
+	volumes := max(primaries, 1+r.IntN(4))
+	w.lossy = []float64{0, 0, 0.01, 0.05}[r.IntN(4)]
+	w.dupes = []float64{0, 0.02}[r.IntN(2)]
+	w.maxDelay = []time.Duration{500 * time.Microsecond, 5 * time.Millisecond, 15 * time.Millisecond}[r.IntN(3)]
+	w.power = r.IntN(2) == 0
+	mode := cluster.Async
+	if r.IntN(3) == 0 {
+		mode = cluster.Sync
+	}
+	w.stats.Components, w.stats.Primaries, w.stats.Volumes = components, primaries, volumes
+	if mode == cluster.Sync {
+		w.stats.SyncRuns = 1
+	}
+
+	st := cluster.New("sim")
+	must := func(v uint64, err error) uint64 {
+		if err != nil {
+			panic(err)
+		}
+		return v
+	}
+	add := func(name string, p, b, s bool) wire.AgentID {
+		return wire.AgentID(must(st.Apply(1, &cluster.Command{AddAgent: &cluster.AddAgent{
+			Name: name, Address: name, Primary: p, Backup: b, Secondary: s,
+		}})))
+	}
+	var ps, cs []wire.AgentID
+	for i := range components {
+		// Sometimes a component is a primary too: messages to itself pass the same checks.
+		both := i == 0 && r.IntN(6) == 0
+		id := add(fmt.Sprintf("c%d", i+1), both, true, false)
+		cs = append(cs, id)
+		if both {
+			ps = append(ps, id)
+		}
+	}
+	for i := len(ps); i < primaries; i++ {
+		ps = append(ps, add(fmt.Sprintf("p%d", i+1), true, false, false))
+	}
+	sec := add("s1", false, false, true)
+	must(st.Apply(1, &cluster.Command{CreateGroup: &cluster.CreateGroup{
+		Name: "g", Mode: mode, PeriodMS: []int64{50, 120, 400}[r.IntN(3)], PortionSize: portionSize, SetBytes: cluster.MinSetBytes,
+	}}))
+	w.group = 1
+	for v := range volumes {
+		size := int64(blockSize) * int64(20+r.IntN(44))
+		must(st.Apply(1, &cluster.Command{CreateVolume: &cluster.CreateVolume{
+			Group: 1, Name: fmt.Sprintf("v%d", v+1), Size: size,
+			Primary: ps[v%len(ps)], Source: fmt.Sprintf("/v%d", v), Secondary: sec, Target: fmt.Sprintf("/t%d", v),
+		}}))
+	}
+	if mode == cluster.Async {
+		st.Groups[1].SetBytes = cluster.MinSetBytes
+	}
+	for i, id := range cs {
+		must(st.Apply(uint64(i)+2, &cluster.Command{Admit: &cluster.Admit{Agent: id}}))
+	}
+	voters := append(append([]wire.AgentID{}, cs...), sec)
+	voters = append(voters, ps...)
+	size := 3
+	if len(cs) >= 5 {
+		size = 5
+	}
+	seen := map[wire.AgentID]bool{}
+	var uniq []wire.AgentID
+	for _, v := range voters {
+		if !seen[v] {
+			seen[v] = true
+			uniq = append(uniq, v)
+		}
+	}
+	voters = uniq[:min(size, len(uniq))]
+	if len(voters) == 2 {
+		voters = voters[:1]
+	}
+	w.ids = cluster.SortedKeys(st.Agents)
+	w.oracle = newOracle(w, st)
+	for _, id := range w.ids {
+		w.hosts = append(w.hosts, newHost(w, id, st, core.Bootstrap(st, voters)))
+	}
+	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, loss %.2f, power cuts %v",
+		components, len(ps), volumes, mode, st.Groups[1].PeriodMS, w.lossy, w.power)
+	for _, h := range w.hosts {
+		h.start()
+	}
+	w.makeClients(st)
+}
+
+func (w *World) host(id wire.AgentID) *host {
+	for _, h := range w.hosts {
+		if h.id == id {
+			return h
+		}
+	}
+	return nil
+}
+
+// course is the run: writes with faults, perhaps a promote in the middle of it, then peace, in which everything must
+// come to rest.
+func (w *World) course() {
+	w.writing, w.faults = true, true
+	length := w.opt.Length
+	if length == 0 {
+		length = w.between(2*time.Second, 12*time.Second)
+	}
+	w.scheduleFault()
+	w.scheduleCheck()
+	if w.chance(0.4) {
+		w.after(w.between(length/4, length), "promote", w.promote)
+	}
+	w.runUntil(length)
+	if w.failure != nil {
+		return
+	}
+	// Peace: nobody dies any more, and the dead come back.
+	w.faults = false
+	w.trace("peace")
+	w.lossy, w.dupes = 0, 0
+	for _, h := range w.hosts {
+		if h.node == nil {
+			h.start()
+		}
+	}
+	w.runUntil(w.now + w.between(time.Second, 4*time.Second))
+	w.writing = false
+	deadline := w.now + settleWithin
+	for w.failure == nil {
+		w.runUntil(w.now + 500*time.Millisecond)
+		if w.failure != nil || w.oracle.settled() {
+			break
+		}
+		if w.now > deadline {
+			w.fail("not settled %v after the last fault: %s", settleWithin, w.oracle.unsettled())
+		}
+	}
+	if w.failure == nil {
+		w.oracle.checkPoints()
+		w.oracle.checkEnd()
+	}
+}
+
+func (w *World) runUntil(t time.Duration) {
+	for w.failure == nil && len(w.queue) > 0 && w.queue[0].at <= t {
+		e := heap.Pop(&w.queue).(*event)
+		w.now = max(w.now, e.at)
+		w.stats.Events++
+		e.run()
+		if w.now > maxVirtual {
+			w.fail("the run does not end")
+		}
+	}
+	if w.failure == nil {
+		w.now = max(w.now, t)
+	}
+}
+
+// promote asks for it through any living host.
+func (w *World) promote() {
+	if w.promoted {
+		return
+	}
+	for _, h := range w.hosts {
+		if h.node != nil {
+			w.promoted = true
+			w.stats.Promotes++
+			w.trace("promote asked of %d", h.id)
+			h.do(func(n *core.Node) {
+				n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now)}})
+			})
+			// A proposal may be lost; an operator repeats it.
+			w.after(time.Second, "promote again", func() {
+				if g := w.newest().Groups[w.group]; g.Phase == cluster.Replicating {
+					w.promoted = false
+					w.promote()
+				}
+			})
+			return
+		}
+	}
+	w.after(500*time.Millisecond, "promote later", w.promote)
+}
+
+// newest is the most advanced replicated state of any host, dead ones included.
+func (w *World) newest() *cluster.State {
+	var best *cluster.State
+	for _, h := range w.hosts {
+		if h.node != nil {
+			if st := h.node.State(); best == nil || st.Index > best.Index {
+				best = st
+			}
+		}
+	}
+	if best == nil || w.oracle.last.Index > best.Index {
+		return w.oracle.last
+	}
+	return best
+}
+
+// scheduleFault kills, restarts and slows hosts.
+func (w *World) scheduleFault() {
+	w.after(w.between(50*time.Millisecond, 2500*time.Millisecond), "fault", func() {
+		if !w.faults {
+			return
+		}
+		w.fault()
+		w.scheduleFault()
+	})
+}
+
+func (w *World) fault() {
+	h := w.hosts[w.rng.IntN(len(w.hosts))]
+	switch {
+	case h.node == nil:
+		h.start()
+	case w.chance(0.7):
+		// As a rule one component at a time; now and then more, and then what needs the second copy is excused.
+		down := 0
+		for _, o := range w.hosts {
+			if o.node == nil && o.backup {
+				down++
+			}
+		}
+		unsafe := h.backup && (down > 0 || !w.oracle.allMirrored())
+		if unsafe && !w.chance(0.1) {
+			return
+		}
+		if unsafe {
+			w.doubleLoss = true
+		}
+		w.stats.Kills++
+		power := w.power && w.chance(0.6)
+		if power {
+			w.stats.PowerCuts++
+		}
+		h.kill(power)
+		back := w.between(20*time.Millisecond, 5*time.Second)
+		w.after(back, "restart", func() {
+			if h.node == nil {
+				h.start()
+			}
+		})
+	default:
+		h.slowUntil = w.now + w.between(10*time.Millisecond, 800*time.Millisecond)
+		w.trace("host %d is slow until %v", h.id, h.slowUntil)
+	}
+}
+
+func (w *World) scheduleCheck() {
+	w.after(w.between(5*time.Millisecond, 60*time.Millisecond), "check", func() {
+		w.oracle.checkPoints()
+		if w.failure == nil {
+			w.scheduleCheck()
+		}
+	})
+}
+
+// deliver carries something from one host to another, late, twice or never.
+func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
+	if to == from {
+		w.after(0, name, func() {
+			if h := w.host(to); h.node != nil {
+				f(h)
+			}
+		})
+		return
+	}
+	times := 1
+	if w.chance(w.lossy) {
+		times = 0
+	} else if w.chance(w.dupes) {
+		times = 2
+	}
+	src := w.host(from)
+	run := 0
+	if dst := w.host(to); dst != nil {
+		run = dst.run
+	}
+	for range times {
+		d := w.between(20*time.Microsecond, w.maxDelay+30*time.Microsecond)
+		if w.now < src.slowUntil {
+			d += w.between(0, src.slowUntil-w.now+1)
+		}
+		w.after(d, name, func() {
+			// What was on its way to a process that died does not reach the next one, as a rule.
+			if h := w.host(to); h != nil && h.node != nil && (h.run == run || name == "raft") {
+				f(h)
+			}
+		})
+	}
+}
+
+// String prints what a run did.
+func (s Stats) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
+	return b.String()
+}
