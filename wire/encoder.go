@@ -12,6 +12,7 @@ import (
 const (
 	minPackLength   = 64         // shorter payloads are stored raw
 	gainShift       = 5          // compression must save more than 1/32, else raw
+	zstdShift       = 3          // zstd must save at least 1/8 of what s2 or raw would store: it takes ten times their time
 	compareEvery    = 64         // frames between two comparisons of s2 and zstd
 	incompressible  = 4          // frames without gain after which only samples are tried
 	maxSkip         = 16         // frames without even a sample, at most
@@ -117,7 +118,8 @@ func (e *Encoder) auto(src []byte) (Codec, []byte) {
 	e.compared = 0
 	fast, small := e.compress(CodecS2, src), e.compress(CodecZstd, src)
 	e.choice = CodecS2
-	if e.cost(zstdRate, len(src), len(small)) < e.cost(s2Rate, len(src), len(fast)) {
+	other := min(len(fast), len(src))
+	if len(small) <= other-other>>zstdShift && e.cost(zstdRate, len(src), len(small)) < e.cost(s2Rate, len(src), len(fast)) {
 		e.choice = CodecZstd
 		return CodecZstd, small
 	}

@@ -36,8 +36,9 @@ type heard struct {
 type groupWatch struct {
 	id      wire.GroupID
 	done    map[incSet]*setDone
-	reports map[wire.Incarnation]map[wire.AgentID]*Report
-	openAt  map[wire.Set]int64 // label of the last moment at which the set was not known to be closed
+	reports map[wire.Incarnation]map[wire.AgentID][]*Report // pages of the newest round
+	seen    map[wire.Incarnation]GroupStatus                // the last word of each incarnation's primary
+	openAt  map[wire.Set]int64                              // label of the last moment at which the set was not known to be closed
 
 	cut cutter
 
@@ -69,7 +70,7 @@ func (c *captain) watch(id wire.GroupID) *groupWatch {
 	w := c.groups[id]
 	if w == nil {
 		w = &groupWatch{
-			id: id, done: map[incSet]*setDone{}, reports: map[wire.Incarnation]map[wire.AgentID]*Report{},
+			id: id, done: map[incSet]*setDone{}, reports: map[wire.Incarnation]map[wire.AgentID][]*Report{}, seen: map[wire.Incarnation]GroupStatus{},
 			openAt: map[wire.Set]int64{}, proposed: map[string]time.Duration{},
 		}
 		w.progress.at = c.n.now
@@ -96,13 +97,35 @@ func (c *captain) receive(from wire.AgentID, msg Message) {
 	case *Report:
 		if g := st.Groups[m.Group]; g != nil && m.View == st.View && st.IsMember(from) && g.Inc(m.Inc) != nil {
 			w := c.watch(m.Group)
-			if w.reports[m.Inc] == nil {
-				w.reports[m.Inc] = map[wire.AgentID]*Report{}
-			}
-			w.reports[m.Inc][from] = m
+			w.report(from, m)
 			c.seal(g, w)
 		}
 	}
+}
+
+// maxPages bounds the pages of one report.
+const maxPages = 1024
+
+// report keeps the pages of an agent's newest round.
+func (w *groupWatch) report(from wire.AgentID, m *Report) {
+	if m.Pages < 1 || m.Pages > maxPages || m.Page < 0 || m.Page >= m.Pages || !bounded(m.Held) {
+		return
+	}
+	if w.reports[m.Inc] == nil {
+		w.reports[m.Inc] = map[wire.AgentID][]*Report{}
+	}
+	pages := w.reports[m.Inc][from]
+	if len(pages) > 0 && m.Round == pages[0].Round {
+		for _, p := range pages {
+			if p.Page == m.Page {
+				return
+			}
+		}
+		pages = append(pages, m)
+	} else if len(pages) == 0 || len(pages) == pages[0].Pages || m.Round > pages[0].Round {
+		pages = []*Report{m} // another round; a restarted agent counts from one again
+	}
+	w.reports[m.Inc][from] = pages
 }
 
 func (c *captain) status(from wire.AgentID, m *Status) {
@@ -117,8 +140,13 @@ func (c *captain) status(from wire.AgentID, m *Status) {
 	h.at, h.st = c.n.now, m
 	c.n.send(from, &CaptainSees{Round: m.Round})
 	for i := range m.Groups {
-		if g := c.n.state.Groups[m.Groups[i].Group]; g != nil {
-			c.labelOpen(g, c.watch(g.ID))
+		gs := &m.Groups[i]
+		if g := c.n.state.Groups[gs.Group]; g != nil {
+			w := c.watch(g.ID)
+			if inc := g.Inc(gs.Inc); inc != nil && inc.Primary == from {
+				w.seen[gs.Inc] = *gs
+			}
+			c.labelOpen(g, w)
 		}
 	}
 }
@@ -219,8 +247,8 @@ func (c *captain) stateChanged() {
 				delete(w.reports, id)
 				continue
 			}
-			for a, r := range w.reports[id] {
-				if r.View != st.View {
+			for a, pages := range w.reports[id] {
+				if pages[0].View != st.View {
 					delete(w.reports[id], a)
 				}
 			}
@@ -229,6 +257,11 @@ func (c *captain) stateChanged() {
 		for _, inc := range g.Incs {
 			if inc.Sealed {
 				sealed++
+			}
+		}
+		for id := range w.seen {
+			if g.Inc(id) == nil {
+				delete(w.seen, id)
 			}
 		}
 		p := &w.progress
@@ -287,13 +320,16 @@ func (c *captain) members() {
 		}
 	}
 	c.joined = joined
-	if c.n.now < c.loseAt || len(st.Members) < 2 {
+	if c.n.now < c.loseAt || len(st.Members) == 0 {
 		return
 	}
 	limit := c.n.cfg.LossAfter
-	for _, m := range st.Members {
-		if h := c.heard[m]; h != nil && h.st != nil && h.st.Component != nil && h.st.Component.Rebuilding {
-			limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
+	if st.Settled != st.View {
+		limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
+		if c.settled() {
+			c.n.Propose(cluster.Command{Settle: &cluster.Settle{View: st.View, MembersAt: st.MembersAt}})
+			c.loseAt = c.n.now + c.n.cfg.RetryEvery
+			return
 		}
 	}
 	for _, m := range st.Members {
@@ -301,7 +337,7 @@ func (c *captain) members() {
 		if h := c.heard[m]; h != nil {
 			at = max(at, h.at)
 		}
-		if c.n.now-at >= limit {
+		if c.n.now-at >= limit && len(st.Members) > 1 {
 			c.loseAt = c.n.now + c.n.cfg.RetryEvery
 			c.n.Propose(cluster.Command{Lose: &cluster.Lose{Agent: m, View: st.View}})
 			c.n.event(0, "component.lost", "agent", m, "silent", c.n.now-at, "view", st.View+1)
@@ -310,8 +346,19 @@ func (c *captain) members() {
 	}
 }
 
-// voters keeps an odd number of voters on agents that are heard: components first, then secondaries, then primaries. It
-// changes one at a time, and adds before it takes away.
+// settled reports whether every member has said, knowing who the members are, that all it owns has its second copy.
+func (c *captain) settled() bool {
+	st := c.n.state
+	for _, m := range st.Members {
+		h := c.heard[m]
+		if h == nil || h.st.Component == nil || h.st.Component.Rebuilding || h.st.View != st.View || h.st.Applied < st.MembersAt>>8 {
+			return false
+		}
+	}
+	return true
+}
+
+// voters keeps an odd number of voters on agents that are heard: components first, then secondaries, then primaries.
 func (c *captain) voters() {
 	st := c.n.state
 	if c.n.now < c.confAt || c.n.now-c.since < c.n.cfg.LossAfter {
@@ -322,13 +369,13 @@ func (c *captain) voters() {
 	known := append(slices.Clone(conf.GetVoters()), conf.GetLearners()...)
 	for _, id := range cluster.SortedKeys(st.Agents) {
 		if !slices.Contains(known, uint64(id)) {
-			c.changeConf(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id)
+			c.changeConf(confChange(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id))
 			return
 		}
 	}
 	for _, id := range known {
 		if st.Agents[wire.AgentID(id)] == nil {
-			c.changeConf(raftpb.ConfChangeType_ConfChangeRemoveNode, wire.AgentID(id))
+			c.changeConf(confChange(raftpb.ConfChangeType_ConfChangeRemoveNode, wire.AgentID(id)))
 			return
 		}
 	}
@@ -357,31 +404,37 @@ func (c *captain) voters() {
 		size = 5
 	}
 	wanted = wanted[:min(size, len(wanted))]
-	for _, id := range wanted {
-		if !slices.Contains(conf.GetVoters(), uint64(id)) {
-			c.changeConf(raftpb.ConfChangeType_ConfChangeAddNode, id)
-			return
-		}
-	}
 	if len(wanted) < size {
 		return
 	}
+	if !slices.Contains(wanted, c.n.cfg.ID) {
+		c.n.control.raft.TransferLeader(uint64(wanted[0]))
+		return
+	}
+	var changes []*raftpb.ConfChangeSingle
+	for _, id := range wanted {
+		if !slices.Contains(conf.GetVoters(), uint64(id)) {
+			changes = append(changes, confChange(raftpb.ConfChangeType_ConfChangeAddNode, id))
+		}
+	}
 	for _, v := range conf.GetVoters() {
 		if id := wire.AgentID(v); !slices.Contains(wanted, id) {
-			if id == c.n.cfg.ID {
-				c.n.control.raft.TransferLeader(uint64(wanted[0]))
-				return
-			}
-			c.changeConf(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id)
-			return
+			changes = append(changes, confChange(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id))
 		}
+	}
+	if len(changes) > 0 {
+		c.changeConf(changes...)
 	}
 }
 
-func (c *captain) changeConf(t raftpb.ConfChangeType, id wire.AgentID) {
-	cc := &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{Type: t.Enum(), NodeId: new(uint64(id))}}}
+func confChange(t raftpb.ConfChangeType, id wire.AgentID) *raftpb.ConfChangeSingle {
+	return &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(uint64(id))}
+}
+
+// changeConf proposes changes of the membership; several are one joint change, which Raft leaves by itself.
+func (c *captain) changeConf(changes ...*raftpb.ConfChangeSingle) {
 	// Refused while another change is under way; the next tick asks again.
-	_ = c.n.control.raft.ProposeConfChange(cc)
+	_ = c.n.control.raft.ProposeConfChange(&raftpb.ConfChangeV2{Changes: changes})
 }
 
 // grant keeps a window of sets granted ahead of the primaries, and grants anew when the members or the incarnations have
@@ -473,13 +526,70 @@ func (w *groupWatch) parts(g *cluster.Group, n wire.Set) iter.Seq2[wire.Incarnat
 	}
 }
 
+// run is what the sets after Committed say together, up to one of them.
+type run struct {
+	ends   map[wire.Incarnation]wire.Seq
+	whole  map[wire.Incarnation]wire.Set
+	copied map[wire.Incarnation][]wire.VolumeID // as its marks in the run say
+	broken map[wire.Incarnation]bool            // in the last set taken
+}
+
+// take adds the marks of set n.
+func (r *run) take(g *cluster.Group, w *groupWatch, n wire.Set) {
+	if r.ends == nil {
+		r.ends, r.whole = map[wire.Incarnation]wire.Seq{}, map[wire.Incarnation]wire.Set{}
+		r.copied = map[wire.Incarnation][]wire.VolumeID{}
+	}
+	r.broken = map[wire.Incarnation]bool{}
+	for id, d := range w.parts(g, n) {
+		r.broken[id] = d.broken
+		r.ends[id] = d.last
+		if len(d.copied) > 0 { // a seal's manifest does not say it again
+			r.copied[id] = d.copied
+		}
+		if !d.broken && r.whole[id] == 0 {
+			r.whole[id] = n
+		}
+	}
+}
+
+// copiedAt lists the volumes whose first copy is whole at the end of set n: only the incarnation that writes there can
+// say so, for a later one copies anew.
+func (r *run) copiedAt(g *cluster.Group, n wire.Set) []wire.VolumeID {
+	var vs []wire.VolumeID
+	for _, p := range g.Primaries() {
+		if inc := g.IncAt(p, n); inc != nil {
+			vs = append(vs, r.copied[inc.ID]...)
+		}
+	}
+	slices.Sort(vs)
+	return vs
+}
+
+// isPoint reports whether the end of set n, a boundary that is a cut, is a recovery point.
+func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
+	if c.n.mutant("broken-counts") {
+		return true
+	}
+	for _, broken := range r.broken {
+		if broken {
+			return false
+		}
+	}
+	copied := r.copiedAt(g, n)
+	for _, p := range g.Primaries() {
+		if !g.WholeAt(p, n, r.whole, copied) {
+			return false
+		}
+	}
+	return true
+}
+
 // commit proposes the next run of complete sets that ends at a recovery point: one set as a rule, a chain when there are
 // void or broken ones before it.
 func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 	st := c.n.state
-	whole := map[wire.Incarnation]wire.Set{}
-	ends := map[wire.Incarnation]wire.Seq{}
-	var copied []wire.VolumeID
+	var r run
 	for n := g.Committed + 1; n <= g.Granted; n++ {
 		if g.FinalChosen && n > g.Final {
 			return
@@ -487,13 +597,7 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
 			return
 		}
-		for id, d := range w.parts(g, n) {
-			ends[id] = max(ends[id], d.last)
-			if !d.broken && whole[id] == 0 {
-				whole[id] = n
-			}
-			copied = append(copied, d.copied...)
-		}
+		r.take(g, w, n)
 		cut, decided := g.Verdict(n)
 		if g.FinalChosen && n == g.Final {
 			cut, decided = true, true // the end of all seals
@@ -501,34 +605,19 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 		if !decided {
 			return
 		}
-		if !cut || !c.wholeAt(g, n, whole) {
+		if !cut || !c.isPoint(g, &r, n) {
 			continue
 		}
 		if !w.once(c.n, "commit"+label(n)) {
 			return
 		}
-		cmd := &cluster.Commit{Group: g.ID, UpTo: n, View: st.View, Label: w.label(n)}
-		for _, id := range cluster.SortedKeys(ends) {
-			cmd.Ends = append(cmd.Ends, cluster.IncEnd{Inc: id, Seq: ends[id], Whole: whole[id]})
+		cmd := &cluster.Commit{Group: g.ID, UpTo: n, View: st.View, Label: w.label(n), Copied: r.copiedAt(g, n)}
+		for _, id := range cluster.SortedKeys(r.ends) {
+			cmd.Ends = append(cmd.Ends, cluster.IncEnd{Inc: id, Seq: r.ends[id], Whole: r.whole[id]})
 		}
-		slices.Sort(copied)
-		cmd.Copied = slices.Compact(copied)
 		c.n.Propose(cluster.Command{Commit: cmd})
 		return
 	}
-}
-
-// wholeAt reports whether every primary of the group is whole at the end of set n.
-func (c *captain) wholeAt(g *cluster.Group, n wire.Set, whole map[wire.Incarnation]wire.Set) bool {
-	if c.n.mutant("broken-counts") {
-		return true
-	}
-	for _, p := range g.Primaries() {
-		if !g.WholeAt(p, n, whole) {
-			return false
-		}
-	}
-	return true
 }
 
 // label returns the label of the end of set n: when it, or the last one before it, was last seen open.
@@ -564,8 +653,11 @@ func (c *captain) giveUp(g *cluster.Group, w *groupWatch) {
 	}
 	for _, id := range g.Grant(oldest).Incs {
 		inc := g.Inc(id)
-		if inc == nil || !inc.Contributes(oldest) || inc.Ended {
+		if inc == nil || !inc.Contributes(oldest) || inc.Sealed {
 			continue
+		}
+		if inc.Ended {
+			return // every member is there: it will be sealed
 		}
 		if gs := c.groupStatus(inc); gs == nil || gs.HeldSet < oldest || !c.hears(inc.Primary, c.n.cfg.LossAfter) {
 			return // it is open, or its primary still has what is missing

@@ -39,17 +39,15 @@ type lineTask struct {
 // findMarks makes a task for every mark that this component owns in the view.
 func (c *component) findMarks() {
 	for _, k := range c.keys {
-		for _, p := range portionsOf(c.sets[k]) {
-			if p.Volume == wire.MarkVolume {
-				c.findMark(c.sets[k][p])
-			}
+		for _, h := range c.marked[k] {
+			c.findMark(h)
 		}
 	}
 }
 
 func (c *component) findMark(h *holding) {
 	key := incSet{h.Group, h.Set, h.Inc}
-	if !h.owned || len(h.entries) == 0 || c.marks[key] != nil {
+	if t := c.marks[key]; !h.owned || len(h.entries) == 0 || (t != nil && !t.e.gone) {
 		return
 	}
 	e := h.entries[len(h.entries)-1]
@@ -72,29 +70,46 @@ func (c *component) findMark(h *holding) {
 
 // pollTasks looks at what may have become complete.
 func (c *component) pollTasks() {
-	for _, k := range c.keys {
-		for _, p := range portionsOf(c.sets[k]) {
-			if p.Volume == wire.MarkVolume {
-				c.findMark(c.sets[k][p])
-			}
+	c.findMarks()
+	if lead := c.n.control.lead(); lead != c.told {
+		c.told = lead // a new captain knows nothing
+		for _, t := range c.marks {
+			t.told.complete, t.told.written, t.sendAt = false, false, min(t.sendAt, c.n.now)
 		}
 	}
+	var due []incSet
 	for _, key := range sortedIncSets(c.marks) {
-		c.pollMark(key, c.marks[key])
+		g := c.n.state.Groups[key.group]
+		if g == nil || (key.set <= g.Committed && key.set > g.Applied+1 && !c.n.mutant("two-sets-at-once")) {
+			continue // it is complete, and its turn to be applied has not come
+		}
+		due = append(due, key)
+	}
+	// Who has waited longest comes first.
+	slices.SortStableFunc(due, func(a, b incSet) int { return int(c.marks[a].sendAt - c.marks[b].sendAt) })
+	repeats := 0
+	for _, key := range due {
+		if c.pollMark(key, c.marks[key], repeats < maxRepeats) {
+			repeats++
+		}
 	}
 	for _, key := range sortedIncSets(c.tasks) {
 		c.pollLines(key, c.tasks[key])
 	}
 }
 
-// pollMark hands out lines and tells the captain.
-func (c *component) pollMark(key incSet, t *markTask) {
+// maxRepeats bounds the sets that a mark's owner repeats itself about at one poll: the word of a long chain comes to the
+// captain bit by bit, and fills no queue.
+const maxRepeats = 16
+
+// pollMark hands out lines and tells the captain, and repeats itself if it may and must; it returns whether it did.
+func (c *component) pollMark(key incSet, t *markTask, mayRepeat bool) bool {
 	g := c.n.state.Groups[key.group]
 	if g == nil || !c.held(t.e) {
-		return
+		return false
 	}
 	if inc := g.Inc(key.inc); inc == nil || !inc.Contributes(key.set) {
-		return
+		return false
 	}
 	applying := key.set == g.Applied+1 && key.set <= g.ApplyTo
 	if c.n.mutant("two-sets-at-once") {
@@ -107,7 +122,7 @@ func (c *component) pollMark(key incSet, t *markTask) {
 	if c.n.mutant("commit-before-complete") {
 		complete = true
 	}
-	repeat := c.n.now >= t.sendAt
+	repeat := c.n.now >= t.sendAt && mayRepeat
 	if repeat {
 		t.sendAt = c.n.now + c.n.cfg.RetryEvery
 		for _, o := range cluster.SortedKeys(t.owners) {
@@ -130,6 +145,7 @@ func (c *component) pollMark(key incSet, t *markTask) {
 		w.Written = true
 		c.n.send(c.n.control.lead(), &w)
 	}
+	return repeat
 }
 
 // held reports whether an entry is durable on as many components as the view has for it.

@@ -82,21 +82,26 @@ type component struct {
 	nextNo   uint64 // of frames sent by any role of this agent
 	frames   map[uint64]*frame
 	sets     map[setKey]map[wire.Portion]*holding
-	keys     []setKey // of sets, ascending
+	keys     []setKey              // of sets, ascending
+	marked   map[setKey][]*holding // of the primaries' pseudo-portions
 	waits    []*ackWait
 	flights  map[uint64]*mirrorFlight
 	flying   map[wire.AgentID]int // re-mirrored frames in flight
 	behind   int                  // holdings that are
 	view     wire.View
+	members  uint64 // State.MembersAt
 	life     uint64 // of this component; its journal is of this life
+	booted   bool
 	admitAt  time.Duration
 	touched  bool // something happened that settle must look at
 	poll     bool // and so must pollTasks, which costs more: at a tick, or when somebody answered
 	marks    map[incSet]*markTask
+	told     wire.AgentID // the captain that marks were told to
 	tasks    map[incSet]*lineTask
 	freed    map[wire.GroupID]wire.Set
 	sealedAt map[wire.Incarnation]wire.Seq // the seal above which it was purged
 	reportAt time.Duration
+	reportNo uint64
 	restored bool
 	lost     bool // the journal is; see SetJournalLost
 	loseAt   time.Duration
@@ -125,7 +130,7 @@ func (a setKey) less(b setKey) bool {
 
 func newComponent(n *Node) *component {
 	return &component{
-		n: n, frames: map[uint64]*frame{}, sets: map[setKey]map[wire.Portion]*holding{},
+		n: n, frames: map[uint64]*frame{}, sets: map[setKey]map[wire.Portion]*holding{}, marked: map[setKey][]*holding{},
 		flights: map[uint64]*mirrorFlight{}, flying: map[wire.AgentID]int{},
 		marks: map[incSet]*markTask{}, tasks: map[incSet]*lineTask{},
 		freed: map[wire.GroupID]wire.Set{}, sealedAt: map[wire.Incarnation]wire.Seq{},
@@ -222,6 +227,9 @@ func (c *component) holding(b *wire.Body, p wire.Portion) *holding {
 		}
 		c.assign(h)
 		ps[p] = h
+		if p.Volume == wire.MarkVolume {
+			c.marked[k] = append(c.marked[k], h)
+		}
 	}
 	return h
 }
@@ -368,6 +376,9 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 			if !c.placed(g, b, p) {
 				return NackBad, false
 			}
+			if h := c.sets[setKey{b.Group, b.Set}][p]; h != nil && h.Inc != b.Incarnation {
+				return NackBad, false
+			}
 			pair := st.Pair(g, b.Set, p)
 			if fromPrimary && pair.Owner != c.n.cfg.ID {
 				return NackView, false
@@ -397,7 +408,11 @@ func (c *component) placed(g *cluster.Group, b *wire.Body, p wire.Portion) bool 
 // fits reports whether an update lies inside its portion and volume.
 func (c *component) fits(g *cluster.Group, u *wire.Update) bool {
 	if u.Kind == wire.KindMark || u.Volume == wire.MarkVolume {
-		return u.Kind == wire.KindMark && u.Volume == wire.MarkVolume
+		if u.Kind != wire.KindMark || u.Volume != wire.MarkVolume {
+			return false
+		}
+		_, err := DecodeManifest(u.Data)
+		return err == nil
 	}
 	if v := g.Volumes[u.Volume]; v != nil && u.End() > uint64(v.Size) {
 		return false
@@ -411,7 +426,8 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 	c.touched = true
 	g := c.n.state.Groups[b.Group]
 	w := &ackWait{to: from, no: r.No, mirror: asMirror}
-	if f := c.enter(g, b); f != nil {
+	f := c.enter(g, b)
+	if f != nil {
 		c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: asMirror})
 		if !asMirror && f.entries[0].h.mirror != 0 {
 			c.mirrorFrame(f, r, b)
@@ -422,6 +438,14 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 			w.entries = append(w.entries, e)
 			if asMirror {
 				c.mirroredBy(e, from) // sent back by the mirror: it has it
+			}
+		}
+	}
+	if f == nil && len(w.entries) > 0 { // sent again: the number of the newest sending is the one to acknowledge
+		for _, old := range c.waits {
+			if old.to == from && old.mirror == asMirror && slices.Equal(old.entries, w.entries) {
+				old.no = r.No
+				return
 			}
 		}
 	}
@@ -562,6 +586,22 @@ func (c *component) settled(e *entry, mirror bool) bool {
 func (c *component) stateChanged() {
 	st := c.n.state
 	c.followLife()
+	gone := map[wire.GroupID]bool{}
+	for _, k := range c.keys {
+		if st.Groups[k.group] == nil {
+			gone[k.group] = true
+		}
+	}
+	for _, id := range cluster.SortedKeys(gone) {
+		delete(c.freed, id)
+		c.drop(func(k setKey) bool { return k.group == id })
+		c.n.eff.Free = append(c.n.eff.Free, Free{Group: id, UpTo: ^wire.Set(0)})
+	}
+	for key := range c.tasks {
+		if g := st.Groups[key.group]; g == nil || key.set <= g.Applied {
+			delete(c.tasks, key)
+		}
+	}
 	if c.view != st.View {
 		c.view = st.View
 		c.flights, c.flying = map[uint64]*mirrorFlight{}, map[wire.AgentID]int{}
@@ -571,6 +611,10 @@ func (c *component) stateChanged() {
 		c.unmirrorFlying()
 		c.marks, c.tasks = map[incSet]*markTask{}, map[incSet]*lineTask{}
 		c.findMarks()
+	}
+	if c.members != st.MembersAt {
+		c.members = st.MembersAt
+		c.refresh(false)
 	}
 	for _, id := range cluster.SortedKeys(st.Groups) {
 		g := st.Groups[id]
@@ -585,13 +629,6 @@ func (c *component) stateChanged() {
 			c.n.eff.Free = append(c.n.eff.Free, Free{Group: id, UpTo: past})
 		}
 	}
-	for _, id := range cluster.SortedKeys(c.freed) {
-		if st.Groups[id] == nil {
-			delete(c.freed, id)
-			c.drop(func(k setKey) bool { return k.group == id })
-			c.n.eff.Free = append(c.n.eff.Free, Free{Group: id, UpTo: ^wire.Set(0)})
-		}
-	}
 	c.touched = true
 }
 
@@ -602,7 +639,7 @@ func (c *component) followLife() {
 	if a == nil || a.Life == c.life {
 		return
 	}
-	if c.life != 0 {
+	if c.booted { // also when it is admitted: from here on the journal is of the new life
 		c.drop(func(setKey) bool { return true })
 		c.waits, c.flights, c.flying = nil, map[uint64]*mirrorFlight{}, map[wire.AgentID]int{}
 		c.n.eff.Wipe = true
@@ -645,6 +682,12 @@ func (c *component) purge(g *cluster.Group) {
 				}
 			}
 		}
+		c.poll = true
+	}
+	for id := range c.sealedAt {
+		if id>>8 < wire.Incarnation(c.n.state.Index) && !slices.ContainsFunc(cluster.SortedKeys(c.n.state.Groups), func(g wire.GroupID) bool { return c.n.state.Groups[g].Inc(id) != nil }) {
+			delete(c.sealedAt, id)
+		}
 	}
 }
 
@@ -658,6 +701,9 @@ func (c *component) cut(h *holding, inc *cluster.Incarnation) {
 	for _, e := range h.entries {
 		if !belowSeal(inc, h.Set, &e.f.updates[e.i]) {
 			e.gone = true
+			if !slices.ContainsFunc(e.f.entries, func(e *entry) bool { return !e.gone }) {
+				delete(c.frames, e.f.id)
+			}
 			continue
 		}
 		kept = append(kept, e)
@@ -671,7 +717,6 @@ func (c *component) cut(h *holding, inc *cluster.Incarnation) {
 	clear(h.entries[len(kept):])
 	h.entries = kept
 	delete(c.marks, incSet{h.Group, h.Set, h.Inc})
-	c.findMarks()
 }
 
 // drop forgets sets.
@@ -694,6 +739,7 @@ func (c *component) drop(which func(setKey) bool) {
 			}
 		}
 		delete(c.sets, k)
+		delete(c.marked, k)
 	}
 	c.keys = kept
 }
@@ -710,7 +756,7 @@ func (c *component) status() *ComponentStatus {
 		for _, h := range c.sets[k] {
 			if h.owned {
 				st.Owned += int64(len(h.entries))
-				if !h.known || h.flying > 0 {
+				if !h.known || h.flying > 0 || (h.mirror == 0 && len(c.n.state.Members) > 1) {
 					st.Rebuilding = true
 				}
 			} else {

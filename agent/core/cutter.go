@@ -76,7 +76,7 @@ func (c *captain) callCut(g *cluster.Group, w *groupWatch) {
 	if single {
 		k.stage = cutIdle
 		// The boundary is the primary's own; it is only hurried to a new grant.
-		if gs := c.groupStatus(incs[0]); gs != nil && gs.Open != 0 && target > open+1 && w.once(c.n, "hurry") {
+		if gs := c.groupStatus(incs[0]); gs != nil && (gs.Open == 0 || target > open+1) && w.once(c.n, "hurry") {
 			k.attempt++
 			c.n.send(incs[0].Primary, &Resume{Group: g.ID, Term: c.term, Attempt: k.attempt, Set: target})
 		}

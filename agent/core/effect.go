@@ -15,7 +15,7 @@ type Effects struct {
 	Remirror []Remirror // parts of stored frames for a new mirror
 	Store    []Store    // frames to make durable in the journal: answer with Stored
 	Free     []Free     // journal space
-	Wipe     bool       // the journal is to be emptied before any Store of this or a later Take
+	Wipe     bool       // the journal is to be emptied, and to be of the life that Node.Life now says, before any Store of this or a later Take
 	Apply    []Apply    // writes to the targets: answer with ApplyDone
 	Release  []any      // payload handles given to Submit that are not needed any more
 	Wake     bool       // something that a waiting writer, sender or copier looks at has changed

@@ -168,11 +168,15 @@ type (
 		Copied  []wire.VolumeID
 	}
 
-	// Report lists what a member of the view holds of an ended incarnation above what is committed.
+	// Report lists what a member of the view holds of an ended incarnation above what is committed, in Pages messages of
+	// one Round.
 	Report struct {
 		Group wire.GroupID
 		Inc   wire.Incarnation
 		View  wire.View
+		Round uint64
+		Page  int
+		Pages int
 		From  wire.Seq // nothing at or below this is listed
 		Held  []Holding
 		Marks []MarkSeen
@@ -279,7 +283,7 @@ func newMessage(kind byte) Message {
 
 var (
 	msgEnc = must(cbor.CoreDetEncOptions().EncMode())
-	msgDec = must(cbor.DecOptions{MaxArrayElements: 1 << 22, MaxMapPairs: 1 << 16, MaxNestedLevels: 12}.DecMode())
+	msgDec = must(cbor.DecOptions{MaxArrayElements: 1 << 19, MaxMapPairs: 1 << 16, MaxNestedLevels: 12}.DecMode())
 )
 
 func must[T any](v T, err error) T {

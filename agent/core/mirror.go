@@ -159,15 +159,44 @@ func (c *component) mirrorAsk(from wire.AgentID, m *MirrorAsk) {
 	if c.lost || m.View != c.n.state.View || len(m.Portions) > maxAsked {
 		return
 	}
-	have := &MirrorHave{View: m.View}
+	p := havePager{c: c, to: from}
 	for _, sp := range m.Portions {
 		hold := Holding{SetPortion: sp}
 		if h := c.sets[setKey{sp.Group, sp.Set}][sp.Portion]; h != nil && h.Inc == sp.Inc {
 			hold.Seqs, _ = h.list(0)
 		}
-		have.Holdings = append(have.Holdings, hold)
+		p.add(hold)
 	}
-	c.n.send(from, have)
+	p.flush()
+}
+
+// maxNumbers bounds the numbers in the lists of one message.
+const maxNumbers = 1 << 17
+
+// havePager sends holdings in messages of a bounded size.
+type havePager struct {
+	c       *component
+	to      wire.AgentID
+	msg     *MirrorHave
+	numbers int
+}
+
+func (p *havePager) add(h Holding) {
+	if p.msg != nil && (len(p.msg.Holdings) >= maxAsked || p.numbers+len(h.Seqs) > maxNumbers) {
+		p.flush()
+	}
+	if p.msg == nil {
+		p.msg, p.numbers = &MirrorHave{View: p.c.n.state.View}, 0
+	}
+	p.msg.Holdings = append(p.msg.Holdings, h)
+	p.numbers += len(h.Seqs)
+}
+
+func (p *havePager) flush() {
+	if p.msg != nil {
+		p.c.n.send(p.to, p.msg)
+		p.msg = nil
+	}
 }
 
 // list returns the seqs above from that are durable here, and those of them whose write goes on.
@@ -186,7 +215,7 @@ func (h *holding) list(from wire.Seq) (seqs, more SeqRanges) {
 
 // mirrorHave takes the answer: from here on the owner knows what the mirror lacks.
 func (c *component) mirrorHave(from wire.AgentID, m *MirrorHave) {
-	if m.View != c.n.state.View {
+	if m.View != c.n.state.View || len(m.Holdings) > maxAsked || !bounded(m.Holdings) {
 		return
 	}
 	c.touched = true
@@ -231,10 +260,24 @@ func (c *component) mirrorHave(from wire.AgentID, m *MirrorHave) {
 	}
 }
 
+// bounded reports whether the lists of a message together stand for no more seqs than anyone may hold.
+func bounded(hs []Holding) bool {
+	total := uint64(0)
+	for _, h := range hs {
+		for i := 1; i < len(h.Seqs); i += 2 {
+			if h.Seqs[i] > maxListedSeqs || total+h.Seqs[i] > maxListedSeqs {
+				return false
+			}
+			total += h.Seqs[i]
+		}
+	}
+	return true
+}
+
 // offer tells the owners what this mirror holds of sealed incarnations.
 func (c *component) offer() {
 	st := c.n.state
-	haves := map[wire.AgentID]*MirrorHave{}
+	pages := map[wire.AgentID]*havePager{}
 	for _, k := range c.keys {
 		g := st.Groups[k.group]
 		if g == nil {
@@ -249,28 +292,30 @@ func (c *component) offer() {
 			if pair.Mirror != c.n.cfg.ID {
 				continue
 			}
-			m := haves[pair.Owner]
-			if m == nil {
-				m = &MirrorHave{View: st.View}
-				haves[pair.Owner] = m
+			page := pages[pair.Owner]
+			if page == nil {
+				page = &havePager{c: c, to: pair.Owner}
+				pages[pair.Owner] = page
 			}
-			if len(m.Holdings) < maxAsked {
-				seqs, _ := h.list(0)
-				m.Holdings = append(m.Holdings, Holding{SetPortion: h.SetPortion, Seqs: seqs})
-			}
+			seqs, _ := h.list(0)
+			page.add(Holding{SetPortion: h.SetPortion, Seqs: seqs})
 		}
 	}
-	for _, to := range cluster.SortedKeys(haves) {
-		c.n.send(to, haves[to])
+	for _, to := range cluster.SortedKeys(pages) {
+		pages[to].flush()
 	}
 }
 
 // mirrorWant sends back to the owner what it lost.
 func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
-	if m.View != c.n.state.View || len(m.Holdings) > maxAsked {
+	if m.View != c.n.state.View || len(m.Holdings) > maxAsked || !bounded(m.Holdings) {
 		return
 	}
 	for _, hold := range m.Holdings {
+		g := c.n.state.Groups[hold.Group]
+		if g == nil || c.n.state.Pair(g, hold.Set, hold.Portion) != (cluster.Pair{Owner: from, Mirror: c.n.cfg.ID}) {
+			continue
+		}
 		h := c.sets[setKey{hold.Group, hold.Set}][hold.Portion]
 		if h == nil || h.Inc != hold.Inc {
 			continue

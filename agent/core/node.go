@@ -61,6 +61,7 @@ func New(cfg Config, boot Boot, now time.Duration) (*Node, error) {
 	}
 	n.control = c
 	n.stateChanged()
+	n.comp.booted = true
 	return n, nil
 }
 

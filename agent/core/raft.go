@@ -173,6 +173,15 @@ func (c *control) softState() {
 // RaftStep takes a Raft message of the agent that its From names.
 func (n *Node) RaftStep(now time.Duration, m *raftpb.Message) {
 	n.now = max(n.now, now)
+	if m.GetType() == raftpb.MsgProp {
+		// What is committed must be understood by all: an agent forwards commands, and nothing else.
+		for _, e := range m.GetEntries() {
+			if _, err := cluster.DecodeBatch(e.GetData()); err != nil || e.GetType() != raftpb.EntryNormal {
+				n.event(0, "proposal.refused", "from", m.GetFrom())
+				return
+			}
+		}
+	}
 	// An error means that the message is of a removed or unknown peer, or that a forwarded proposal met no leader: its
 	// maker asks again.
 	_ = n.control.raft.Step(m)

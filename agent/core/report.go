@@ -19,14 +19,22 @@ func (c *component) report() {
 		g := st.Groups[id]
 		for _, inc := range g.Incs {
 			if inc.Ended && (!inc.Sealed || (!inc.Marked && inc.Last > g.Committed)) {
-				c.n.send(c.n.control.lead(), c.holdings(g, inc))
+				for _, r := range c.holdings(g, inc) {
+					c.n.send(c.n.control.lead(), r)
+				}
 			}
 		}
 	}
 }
 
-func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) *Report {
-	r := &Report{Group: g.ID, Inc: inc.ID, View: c.n.state.View, From: inc.CommittedSeq}
+// holdings makes the pages of a report.
+func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) []*Report {
+	c.reportNo++
+	page := func() *Report {
+		return &Report{Group: g.ID, Inc: inc.ID, View: c.n.state.View, Round: c.reportNo, From: inc.CommittedSeq}
+	}
+	r, numbers := page(), 0
+	pages := []*Report{r}
 	for _, k := range c.keys {
 		if k.group != g.ID {
 			continue
@@ -37,6 +45,10 @@ func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) *Report
 				continue
 			}
 			if seqs, more := h.list(inc.CommittedSeq); len(seqs) > 0 {
+				if numbers += len(seqs) + len(more); numbers > maxNumbers && len(r.Held) > 0 {
+					r, numbers = page(), len(seqs)+len(more)
+					pages = append(pages, r)
+				}
 				r.Held = append(r.Held, Holding{SetPortion: h.SetPortion, Seqs: seqs, More: more})
 			}
 			if p.Volume != wire.MarkVolume {
@@ -52,5 +64,8 @@ func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) *Report
 			}
 		}
 	}
-	return r
+	for i, r := range pages {
+		r.Page, r.Pages = i, len(pages)
+	}
+	return pages
 }

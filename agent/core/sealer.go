@@ -20,32 +20,41 @@ type where struct {
 // gather makes the union of the reports, once every member of the view has reported. An update that was held is durable
 // on two of them, or on one in a view that says so; so after a single loss it is in the union.
 func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnation) (union, bool) {
+	if !c.reported(w, inc) {
+		return union{}, false
+	}
 	reports := w.reports[inc.ID]
 	u := union{sets: map[wire.Seq]where{}, more: map[wire.Seq]bool{}, marks: map[wire.Seq]MarkSeen{}}
-	if len(c.n.state.Members) == 0 {
-		return u, false
-	}
 	for _, m := range c.n.state.Members {
-		r := reports[m]
-		if r == nil || r.View != c.n.state.View || r.From > inc.CommittedSeq {
-			if c.n.mutant("seal-without-all") && r == nil {
-				continue
+		for _, r := range reports[m] {
+			for _, h := range r.Held {
+				if err := h.Seqs.Each(func(s wire.Seq) { u.sets[s] = where{h.Set, h.Portion} }); err != nil {
+					return u, false
+				}
+				if err := h.More.Each(func(s wire.Seq) { u.more[s] = true }); err != nil {
+					return u, false
+				}
 			}
-			return u, false
-		}
-		for _, h := range r.Held {
-			if err := h.Seqs.Each(func(s wire.Seq) { u.sets[s] = where{h.Set, h.Portion} }); err != nil {
-				return u, false
+			for _, mk := range r.Marks {
+				u.marks[mk.Seq] = mk
 			}
-			if err := h.More.Each(func(s wire.Seq) { u.more[s] = true }); err != nil {
-				return u, false
-			}
-		}
-		for _, mk := range r.Marks {
-			u.marks[mk.Seq] = mk
 		}
 	}
 	return u, true
+}
+
+// reported reports whether every member of the view has sent all pages of a report that begins low enough.
+func (c *captain) reported(w *groupWatch, inc *cluster.Incarnation) bool {
+	for _, m := range c.n.state.Members {
+		pages := w.reports[inc.ID][m]
+		if c.n.mutant("seal-without-all") && len(pages) == 0 {
+			continue
+		}
+		if len(pages) == 0 || len(pages) != pages[0].Pages || pages[0].View != c.n.state.View || pages[0].From > inc.CommittedSeq {
+			return false
+		}
+	}
+	return len(c.n.state.Members) > 0
 }
 
 // seal records the end of ended incarnations, and stands in for the manifest that a sealed one did not write.
@@ -55,8 +64,11 @@ func (c *captain) seal(g *cluster.Group, w *groupWatch) {
 		switch {
 		case !inc.Ended:
 		case !inc.Sealed:
+			if !c.reported(w, inc) || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
+				continue
+			}
 			u, ok := c.gather(g, w, inc)
-			if !ok || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
+			if !ok {
 				continue
 			}
 			s := &cluster.Seal{Group: g.ID, Inc: inc.ID, Seq: inc.CommittedSeq, Marked: true, View: st.View}
@@ -67,7 +79,7 @@ func (c *captain) seal(g *cluster.Group, w *groupWatch) {
 				}
 				s.Seq++
 			}
-			for u.more[s.Seq] {
+			for s.Seq > inc.CommittedSeq && u.more[s.Seq] {
 				s.Seq-- // no prefix separates the pieces of one write
 			}
 			if s.Seq > inc.CommittedSeq {
@@ -80,11 +92,11 @@ func (c *captain) seal(g *cluster.Group, w *groupWatch) {
 			if d := w.done[incSet{g.ID, inc.Last, inc.ID}]; d != nil {
 				continue
 			}
+			w.markAt = c.n.now + c.n.cfg.RetryEvery
 			u, ok := c.gather(g, w, inc)
 			if !ok {
 				continue
 			}
-			w.markAt = c.n.now + c.n.cfg.RetryEvery
 			if m, ok := c.sealedManifest(inc, u); ok {
 				owner := st.Pair(g, inc.Last, wire.MarkPortion(inc.Primary)).Owner
 				c.n.send(owner, &SealMark{
@@ -106,9 +118,10 @@ func lastOf(g *cluster.Group, inc *cluster.Incarnation) wire.Set {
 // sealedManifest lists what counts of the last set of a sealed incarnation.
 func (c *captain) sealedManifest(inc *cluster.Incarnation, u union) (Manifest, bool) {
 	m := Manifest{First: inc.Seal + 1, Last: inc.Seal + 1, Sealed: true, Broken: inc.Whole == 0}
+	var newest wire.Seq // what the last mark says holds
 	for _, mk := range u.marks {
-		if !mk.Broken && mk.Seq <= inc.Seal {
-			m.Broken = false
+		if mk.Seq <= inc.Seal && mk.Seq > newest {
+			newest, m.Broken = mk.Seq, mk.Broken
 		}
 	}
 	lines := map[wire.Portion]*Tally{}
@@ -140,7 +153,7 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 		return
 	}
 	lost := cluster.PromoteResult{Known: true}
-	whole := map[wire.Incarnation]wire.Set{}
+	var r run
 	end := g.Committed
 	for _, inc := range g.Incs {
 		if !inc.Sealed {
@@ -155,15 +168,11 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
 			return
 		}
-		for id, d := range w.parts(g, n) {
-			if !d.broken && whole[id] == 0 {
-				whole[id] = n
-			}
-		}
+		r.take(g, w, n)
 		// Where a prefix counts, the end of all seals is a point whatever the verdict: in sync whatever an acknowledged
 		// write can have depended on is held too.
 		cut, decided := g.Verdict(n)
-		if ((decided && cut) || (n == end && g.PrefixCounts())) && c.wholeAt(g, n, whole) {
+		if ((decided && cut) || (n == end && g.PrefixCounts())) && c.isPoint(g, &r, n) {
 			point = n
 		}
 	}
@@ -171,8 +180,8 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 		if inc.First == 0 {
 			continue
 		}
-		gs := c.groupStatus(inc)
-		if gs == nil {
+		gs, ok := w.seen[inc.ID]
+		if !ok {
 			if newest := g.IncAt(inc.Primary, g.Granted); newest == inc {
 				lost.Known = false
 			}

@@ -22,7 +22,7 @@ func (r SeqRanges) Add(end *wire.Seq, s wire.Seq) SeqRanges {
 }
 
 // maxListedSeqs bounds what a decoded list may stand for.
-const maxListedSeqs = 1 << 26
+const maxListedSeqs = 1 << 24
 
 // Each calls f for every seq, ascending. It returns an error for a list that is not well formed or stands for more seqs
 // than anyone may hold.
@@ -33,10 +33,10 @@ func (r SeqRanges) Each(f func(wire.Seq)) error {
 	var at, total uint64
 	for i := 0; i < len(r); i += 2 {
 		gap, n := r[i], r[i+1]
-		total += n
-		if gap == 0 || n == 0 || total > maxListedSeqs || at+gap < at {
+		if gap == 0 || n == 0 || n > maxListedSeqs-total || at+gap < at || at+gap+n < at {
 			return fmt.Errorf("read seq list: run %d has gap %d and length %d", i/2, gap, n)
 		}
+		total += n
 		at += gap - 1
 		for range n {
 			at++

@@ -43,9 +43,16 @@ type item struct {
 
 // flight is a frame on its way.
 type flight struct {
-	to    wire.AgentID
-	at    time.Duration
-	items []*item
+	to      wire.AgentID
+	at      time.Duration
+	retryAt time.Duration // when a refused frame goes out again, 0 while it is not refused
+	items   []*item
+}
+
+// ackSeen is the newest ack of a component: by it a slow link is told from a lost frame.
+type ackSeen struct {
+	at time.Duration
+	no uint64 // highest frame acknowledged
 }
 
 // source is a primary's part in one group.
@@ -63,7 +70,8 @@ type source struct {
 	inc       wire.Incarnation // 0 while detached
 	open      wire.Set         // 0 until the first set of the incarnation is open
 	openedAt  time.Duration
-	view      wire.View // the assignments of queued items are of this view
+	view      wire.View // the assignments of queued items are of this view and of these members
+	members   uint64
 	next      wire.Seq
 	first     wire.Seq // first seq of the open set
 	setBytes  int64
@@ -81,6 +89,7 @@ type source struct {
 	queues  map[cluster.Pair][]*item
 	order   []cluster.Pair // pairs in the order in which they were first queued, for a fair and repeatable choice
 	flights map[uint64]*flight
+	acks    map[wire.AgentID]ackSeen
 	queued  int64      // bytes in pending
 	marks   []markHeld // closed sets whose mark is not yet below held up to
 	heldSet wire.Set
@@ -130,6 +139,9 @@ func (n *Node) RemoveSource(now time.Duration, g wire.GroupID) {
 
 // nonce draws the number of an attach from the seed of this run.
 func (n *Node) nonce() uint64 {
+	if n.mutant("reuse-seqs") {
+		return 1
+	}
 	n.cfg.Seed++
 	return mix(wire.Seq(n.cfg.Seed)) | 1
 }
@@ -295,6 +307,7 @@ func (s *source) acked(from wire.AgentID, no uint64) bool {
 		return false
 	}
 	delete(s.flights, no)
+	s.acks[from] = ackSeen{at: s.n.now, no: max(s.acks[from].no, no)}
 	for _, it := range fl.items {
 		it.held = true
 	}
@@ -362,7 +375,7 @@ func (s *source) nacked(from wire.AgentID, m *FrameNack) bool {
 	}
 	// Sent again only when its time has come: at once it would meet the same refusal. A change of the view or of the
 	// state requeues it earlier.
-	fl.at = min(fl.at, s.n.now-s.n.cfg.ResendAfter+s.n.cfg.RetryEvery)
+	fl.retryAt = s.n.now + s.n.cfg.RetryEvery
 	return true
 }
 
@@ -384,7 +397,7 @@ func (s *source) detach() {
 	s.pending, s.queued, s.bytes, s.setBytes = nil, 0, 0, 0
 	s.queues, s.order, s.flights = map[cluster.Pair][]*item{}, nil, map[uint64]*flight{}
 	s.pairs, s.lines, s.lastLine = map[wire.Portion]cluster.Pair{}, map[wire.Portion]*Tally{}, nil
-	s.marks, s.heldSet = nil, 0
+	s.marks, s.heldSet, s.acks = nil, 0, map[wire.AgentID]ackSeen{}
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
 	s.hold = hold{}
 	s.n.eff.Wake = true
@@ -444,8 +457,8 @@ func (s *source) stateChanged() {
 	if s.inc == 0 {
 		return
 	}
-	if s.view != n.state.View {
-		s.view = n.state.View
+	if s.view != n.state.View || s.members != n.state.MembersAt {
+		s.view, s.members = n.state.View, n.state.MembersAt
 		s.reassign()
 	}
 	if s.open == 0 {
@@ -547,11 +560,7 @@ func (s *source) tick() {
 		if s.open != 0 && n.now-s.openedAt >= time.Duration(g.PeriodMS)*time.Millisecond {
 			s.closeLocal()
 		}
-		for _, no := range cluster.SortedKeys(s.flights) {
-			if n.now-s.flights[no].at >= n.cfg.ResendAfter {
-				s.requeue(no)
-			}
-		}
+		s.resend()
 	case g.Phase != cluster.Replicating:
 	case s.suspended || !s.ready:
 		if inc := g.Live(n.cfg.ID); inc != nil && n.now >= s.endAt {
@@ -561,6 +570,24 @@ func (s *source) tick() {
 	case n.now >= s.attachAt && len(n.state.Members) > 0:
 		s.attachAt = n.now + n.cfg.RetryEvery
 		n.Propose(cluster.Command{Attach: &cluster.Attach{Group: s.group, Primary: n.cfg.ID, Nonce: s.nonce}})
+	}
+}
+
+// resend queues again what was refused, and what seems lost: a frame older than ResendAfter to a component that has
+// acknowledged a later one, or nothing for as long. On a slow link acks keep coming, in the order of the frames.
+func (s *source) resend() {
+	n := s.n
+	var due []uint64
+	for no, fl := range s.flights {
+		ack := s.acks[fl.to]
+		lost := n.now-fl.at >= n.cfg.ResendAfter && (ack.no > no || n.now-ack.at >= n.cfg.ResendAfter)
+		if lost || (fl.retryAt != 0 && n.now >= fl.retryAt) {
+			due = append(due, no)
+		}
+	}
+	slices.Sort(due)
+	for _, no := range due {
+		s.requeue(no)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // recovery point stands still. It is empty when nothing is waited for.
 func (n *Node) Waiting(id wire.GroupID) string {
 	g := n.state.Groups[id]
-	if n.captain == nil || g == nil {
+	if n.captain == nil || g == nil || g.Phase == cluster.Promoted {
 		return ""
 	}
 	w := n.captain.watch(id)
@@ -69,7 +69,7 @@ func (n *Node) noPoint(g *cluster.Group, set wire.Set) (why []string) {
 		why = append(why, "its end is no cut")
 	}
 	for _, p := range g.Primaries() {
-		if !g.WholeAt(p, set, nil) {
+		if !g.WholeAt(p, set, nil, nil) {
 			why = append(why, fmt.Sprintf("agent %d is not whole: it resyncs, or is away", p))
 		}
 	}

@@ -62,6 +62,55 @@ type journal struct {
 	life    uint64
 	records []*record
 	nextRef uint64
+	held    map[update]bool // what is durable; nil when it is to be counted anew
+}
+
+// update names an update across journals.
+type update struct {
+	inc wire.Incarnation
+	seq wire.Seq
+}
+
+// holds reports whether an update is durable here.
+func (j *journal) holds(u update) bool {
+	if j.held == nil {
+		j.held = map[update]bool{}
+		for _, r := range j.records {
+			if r.durable {
+				j.add(r)
+			}
+		}
+	}
+	return j.held[u]
+}
+
+func (j *journal) add(r *record) {
+	for i := range r.body.Updates {
+		j.held[update{r.body.Incarnation, r.body.Updates[i].Seq}] = true
+	}
+}
+
+// flushed makes the records up to ref durable.
+func (j *journal) flushed(ref uint64) {
+	for k := len(j.records) - 1; k >= 0; k-- {
+		r := j.records[k]
+		if r.id > ref {
+			continue
+		}
+		if r.durable {
+			break
+		}
+		r.durable = true
+		if j.held != nil {
+			j.add(r)
+		}
+	}
+}
+
+// keep drops all other records.
+func (j *journal) keep(which func(*record) bool) {
+	j.records = slices.DeleteFunc(j.records, func(r *record) bool { return !which(r) })
+	j.held = nil
 }
 
 func (j *journal) find(ref uint64) *record {
@@ -83,7 +132,7 @@ func (j *journal) crash(r *rand.Rand, power bool) {
 	if tail > 0 {
 		k += r.IntN(tail + 1) // torn somewhere: what stands before the tear is taken
 	}
-	j.records = j.records[:k]
+	j.records, j.held = j.records[:k], nil
 	for _, rec := range j.records {
 		rec.durable = true
 	}

@@ -3,7 +3,6 @@ package sim
 import (
 	"errors"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -22,6 +21,8 @@ type host struct {
 	backup    bool
 	run       int // counts processes
 	slowUntil time.Duration
+	fullUntil time.Duration // the journal refuses until then
+	awayUntil time.Duration // nobody reaches the host until then
 
 	// Disks.
 	log     controlLog
@@ -36,7 +37,6 @@ type host struct {
 	sending   bool
 	primary   map[wire.VolumeID]*volume
 	inc       wire.Incarnation // of the primary role, as last seen
-	heldSeen  wire.Seq
 	openSeen  wire.Set
 	cleaning  bool
 	copying   bool
@@ -98,10 +98,10 @@ func (h *host) start() {
 	}
 	h.node = n
 	h.saving, h.sending, h.cleaning, h.copying = false, false, false, false
-	h.inc, h.heldSeen, h.openSeen, h.handles = 0, 0, 0, 0
+	h.inc, h.openSeen, h.handles = 0, 0, 0
 	if h.backup {
 		if h.journal.life != n.Life() {
-			h.journal.records = nil
+			h.journal.keep(func(*record) bool { return false })
 			h.journal.life = n.Life()
 		}
 		for _, r := range h.journal.records {
@@ -230,7 +230,7 @@ func (h *host) perform(e core.Effects) {
 	}
 	h.handles -= len(e.Release)
 	if e.Wipe {
-		h.journal.records = nil
+		h.journal.keep(func(*record) bool { return false })
 		h.journal.life = h.node.Life()
 		w.trace("host %d wipes its journal", h.id)
 	}
@@ -255,8 +255,8 @@ func (h *host) perform(e core.Effects) {
 		w.deliver(h.id, r.To, "remirror", func(o *host) { o.receiveFrame(h.id, r.Route, &b) })
 	}
 	for _, f := range e.Free {
-		h.journal.records = slices.DeleteFunc(h.journal.records, func(r *record) bool {
-			return r.durable && r.body.Group == f.Group && r.body.Set <= f.UpTo
+		h.journal.keep(func(r *record) bool {
+			return !r.durable || r.body.Group != f.Group || r.body.Set > f.UpTo
 		})
 	}
 	for _, a := range e.Apply {
@@ -264,6 +264,11 @@ func (h *host) perform(e core.Effects) {
 	}
 	for _, env := range e.Send {
 		msg := env.Msg
+		if ack, ok := msg.(*core.FrameAck); ok {
+			for _, no := range ack.Nos {
+				w.oracle.ackedFrame(h, no)
+			}
+		}
 		if w.opt.Messages {
 			w.trace("%d -> %d: %T %+v", h.id, env.To, msg, msg)
 		}
@@ -288,6 +293,15 @@ func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
 // store appends to the journal, which flushes in groups.
 func (h *host) store(s core.Store) {
 	j := &h.journal
+	if h.w.now < h.fullUntil && !s.Urgent {
+		alive := h.alive()
+		h.w.after(h.w.between(0, time.Millisecond), "journal full", func() {
+			if alive() {
+				h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, nil, errFull) })
+			}
+		})
+		return
+	}
 	j.nextRef++
 	j.records = append(j.records, &record{id: j.nextRef, body: s.Body})
 	ref := j.nextRef
@@ -298,14 +312,12 @@ func (h *host) store(s core.Store) {
 			return
 		}
 		// The flush takes everything before it along.
-		for _, r := range h.journal.records {
-			if r.id <= ref {
-				r.durable = true
-			}
-		}
+		h.journal.flushed(ref)
 		h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, ref, nil) })
 	})
 }
+
+var errFull = errors.New("the journal is full")
 
 var errApply = errors.New("a write to a target was not answered")
 
@@ -445,7 +457,6 @@ func (h *host) follow() {
 			}
 		}
 		h.inc, h.openSeen = v.Inc, 0
-		h.heldSeen = 0
 		if v.Inc != 0 && v.Open != 0 {
 			w.oracle.opened(h, v.Inc)
 			w.stats.Resyncs++
@@ -460,10 +471,6 @@ func (h *host) follow() {
 	}
 	if v.Open != h.openSeen {
 		h.openSeen = v.Open
-	}
-	if v.HeldUpTo > h.heldSeen {
-		w.oracle.held(h, v.Inc, h.heldSeen+1, v.HeldUpTo)
-		h.heldSeen = v.HeldUpTo
 	}
 	w.oracle.follow(h)
 	h.scheduleSend()
@@ -519,6 +526,7 @@ func (h *host) scheduleSend() {
 			for i := range out.Updates {
 				out.Updates[i].Seal(out.Header.Group, out.Header.Incarnation)
 			}
+			w.oracle.frames[out.Route.No] = out
 			b := &wire.Body{
 				Group: out.Header.Group, Primary: out.Header.Primary, Incarnation: out.Header.Incarnation,
 				Set: out.Header.Set, Updates: out.Updates,

@@ -20,6 +20,7 @@ type oracle struct {
 	incs  map[wire.Incarnation]*incTruth
 	sizes map[wire.VolumeID]int
 
+	frames   map[uint64]*core.Outgoing  // sent and not yet acknowledged, by number
 	promoted map[wire.VolumeID][]uint64 // the targets when the promote was whole
 	giveUps  wire.Set
 }
@@ -47,7 +48,7 @@ type numbered struct {
 
 func newOracle(w *World, st *cluster.State) *oracle {
 	o := &oracle{
-		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, sizes: map[wire.VolumeID]int{},
+		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, sizes: map[wire.VolumeID]int{}, frames: map[uint64]*core.Outgoing{},
 	}
 	for id, v := range st.Groups[w.group].Volumes {
 		o.sizes[id] = int(v.Size / blockSize)
@@ -184,56 +185,34 @@ func (o *oracle) follow(h *host) {
 	}
 }
 
-// held checks P2: what a primary takes as held is durable on two components, or on as many as the view has.
-func (o *oracle) held(h *host, inc wire.Incarnation, from, to wire.Seq) {
-	if o.w.doubleLoss {
+// acked checks P2 when an owner tells a primary that a frame is held: each of its updates is durable on two members of the
+// owner's view, or on one where the view itself says so.
+func (o *oracle) ackedFrame(h *host, no uint64) {
+	out := o.frames[no]
+	if out == nil || out.To != h.id {
 		return
 	}
-	t := o.incs[inc]
-	if t == nil {
-		return
-	}
+	delete(o.frames, no)
 	st := h.node.State()
-	for _, s := range []wire.Seq{to, from + wire.Seq(o.w.rng.Int64N(int64(to-from)+1))} {
-		e, u := t.find(s)
-		if u == nil {
-			continue // a mark
-		}
+	g := st.Groups[o.w.group]
+	if out.Header.Set <= o.w.newest().Groups[o.w.group].Applied {
+		return // freed, or given up, where that is known already
+	}
+	for i := range out.Updates {
+		u := &out.Updates[i]
 		copies := 0
 		for _, m := range st.Members {
-			for _, r := range o.w.host(m).journal.records {
-				if r.durable && r.body.Incarnation == inc && slices.ContainsFunc(r.body.Updates, func(x wire.Update) bool { return x.Seq == s }) {
-					copies++
-					break
-				}
+			if o.w.host(m).journal.holds(update{out.Header.Incarnation, u.Seq}) {
+				copies++
 			}
 		}
-		newest := o.w.newest()
-		g := newest.Groups[o.w.group]
-		if copies >= 2 || e.set <= g.Applied || newest.View != st.View {
+		if copies >= 2 || (copies == 1 && st.Pair(g, out.Header.Set, u.PortionID()).Mirror == 0) {
 			continue
 		}
-		if copies == 1 && newest.Pair(g, e.set, u.PortionID()).Mirror == 0 {
-			continue
-		}
-		o.w.fail("P2: seq %d of incarnation %d (set %d, portion %v) was taken as held by primary %d with %d durable copies",
-			s, inc, e.set, u.PortionID(), h.id, copies)
+		o.w.fail("P2: seq %d of incarnation %d (set %d, portion %v) was called held by component %d with %d durable copies",
+			u.Seq, out.Header.Incarnation, out.Header.Set, u.PortionID(), h.id, copies)
 		return
 	}
-}
-
-// find returns the update of a seq, or nil for a mark.
-func (t *incTruth) find(s wire.Seq) (numbered, *wire.Update) {
-	k, _ := slices.BinarySearchFunc(t.log, s, func(e numbered, s wire.Seq) int { return int(int64(e.seq) - int64(s)) })
-	if k == len(t.log) {
-		return numbered{}, nil
-	}
-	e := t.log[k]
-	i := len(e.ups) - 1 - int(e.seq-s)
-	if i < 0 {
-		return numbered{}, nil
-	}
-	return e, &e.ups[i]
 }
 
 // allMirrored reports whether every component could die now without losing what was held.
@@ -255,7 +234,7 @@ func (o *oracle) allMirrored() bool {
 			return false
 		}
 	}
-	return len(st.Members) >= 2
+	return len(st.Members) >= 2 && st.Settled == st.View
 }
 
 func (w *World) captain() *core.Node {
@@ -309,6 +288,11 @@ func (o *oracle) expected(g *cluster.Group, n wire.Set) image {
 	for _, p := range g.Primaries() {
 		inc := g.IncAt(p, n)
 		if inc == nil {
+			for _, v := range g.Volumes {
+				if v.Primary == p && v.Copied(n) {
+					o.w.fail("recovery point %d has volume %d, and no incarnation of its primary %d", n, v.ID, p)
+				}
+			}
 			continue
 		}
 		t := o.incs[inc.ID]
@@ -386,7 +370,7 @@ func (o *oracle) checkPoint(st *cluster.State, g *cluster.Group, n wire.Set, wit
 		u   *wire.Update
 	}
 	var ups []upd
-	seen := map[string]bool{}
+	seen := map[update]bool{}
 	for _, m := range st.Members {
 		if m == without {
 			continue
@@ -401,7 +385,7 @@ func (o *oracle) checkPoint(st *cluster.State, g *cluster.Group, n wire.Set, wit
 				if inc == nil || (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark {
 					continue
 				}
-				key := fmt.Sprint(r.body.Incarnation, "/", u.Seq)
+				key := update{r.body.Incarnation, u.Seq}
 				if !seen[key] {
 					seen[key] = true
 					ups = append(ups, upd{r.body.Set, r.body.Incarnation, u})

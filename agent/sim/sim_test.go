@@ -32,14 +32,20 @@ func TestSeeds(t *testing.T) {
 		}
 		return
 	}
-	n := *seedsFlag
+	n, base := *seedsFlag, *baseFlag
+	if v, err := strconv.Atoi(os.Getenv("SEEDS")); err == nil && n == 0 {
+		n = v
+	}
+	if v, err := strconv.ParseUint(os.Getenv("SEED_BASE"), 10, 64); err == nil && base == 1 {
+		base = v
+	}
 	if n == 0 {
 		n = 40
 	}
 	var total Stats
 	failed := 0
 	for i := range n {
-		seed := *baseFlag + uint64(i)
+		seed := base + uint64(i)
 		st, err := run(t, Options{Seed: seed})
 		total.add(st)
 		if err != nil {
@@ -49,7 +55,7 @@ func TestSeeds(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d seeds from %d: %v", n, *baseFlag, total)
+	t.Logf("%d seeds from %d: %v", n, base, total)
 }
 
 func (s *Stats) add(o Stats) {

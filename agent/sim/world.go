@@ -54,6 +54,7 @@ type World struct {
 
 	hosts []*host
 	ids   []wire.AgentID
+	cuts  map[link]time.Duration // until when
 	group wire.GroupID
 
 	lossy      float64 // chance that a message is lost
@@ -147,7 +148,7 @@ const (
 
 // Run runs one seed to its end.
 func Run(opt Options) (stats Stats, err error) {
-	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61))}
+	w := &World{opt: opt, cuts: map[link]time.Duration{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61))}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("at %v: panic: %v\n%s", w.now, p, stack())
@@ -283,7 +284,9 @@ func (w *World) course() {
 	w.faults = false
 	w.trace("peace")
 	w.lossy, w.dupes = 0, 0
+	clear(w.cuts)
 	for _, h := range w.hosts {
+		h.fullUntil = 0
 		if h.node == nil {
 			h.start()
 		}
@@ -379,20 +382,9 @@ func (w *World) fault() {
 	switch {
 	case h.node == nil:
 		h.start()
-	case w.chance(0.7):
-		// As a rule one component at a time; now and then more, and then what needs the second copy is excused.
-		down := 0
-		for _, o := range w.hosts {
-			if o.node == nil && o.backup {
-				down++
-			}
-		}
-		unsafe := h.backup && (down > 0 || !w.oracle.allMirrored())
-		if unsafe && !w.chance(0.1) {
+	case w.chance(0.55):
+		if h.backup && !w.mayLose(h) {
 			return
-		}
-		if unsafe {
-			w.doubleLoss = true
 		}
 		w.stats.Kills++
 		power := w.power && w.chance(0.6)
@@ -406,9 +398,61 @@ func (w *World) fault() {
 				h.start()
 			}
 		})
-	default:
+	case w.chance(0.3):
 		h.slowUntil = w.now + w.between(10*time.Millisecond, 800*time.Millisecond)
 		w.trace("host %d is slow until %v", h.id, h.slowUntil)
+	case w.chance(0.4):
+		h.fullUntil = w.now + w.between(50*time.Millisecond, 1500*time.Millisecond)
+		w.trace("the journal of host %d is full until %v", h.id, h.fullUntil)
+	case w.chance(0.5):
+		// One link, one way or both.
+		o := w.hosts[w.rng.IntN(len(w.hosts))]
+		until := w.now + w.between(20*time.Millisecond, 4*time.Second)
+		w.cut(h, o, until)
+		if w.chance(0.6) {
+			w.cut(o, h, until)
+		}
+	default:
+		// A live host that nobody reaches, perhaps for so long that it is declared lost.
+		if h.backup && !w.mayLose(h) {
+			return
+		}
+		until := w.now + w.between(20*time.Millisecond, 4*time.Second)
+		h.awayUntil = until
+		for _, o := range w.hosts {
+			w.cut(h, o, until)
+			w.cut(o, h, until)
+		}
+	}
+}
+
+// mayLose reports whether a component may go now: as a rule one at a time, when everything has its second copy; now and
+// then more, and then what needs the second copy is excused.
+func (w *World) mayLose(h *host) bool {
+	down := 0
+	for _, o := range w.hosts {
+		if o.backup && o != h && (o.node == nil || w.now < o.awayUntil) {
+			down++
+		}
+	}
+	if down == 0 && w.oracle.allMirrored() {
+		return true
+	}
+	if !w.chance(0.1) {
+		return false
+	}
+	w.doubleLoss = true
+	return true
+}
+
+// link is one direction between two hosts.
+type link struct{ from, to wire.AgentID }
+
+// cut loses what goes from one host to another.
+func (w *World) cut(from, to *host, until time.Duration) {
+	if from != to {
+		w.trace("nothing goes from %d to %d until %v", from.id, to.id, until)
+		w.cuts[link{from.id, to.id}] = until
 	}
 }
 
@@ -432,7 +476,7 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 		return
 	}
 	times := 1
-	if w.chance(w.lossy) {
+	if w.chance(w.lossy) || w.now < w.cuts[link{from, to}] {
 		times = 0
 	} else if w.chance(w.dupes) {
 		times = 2

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"flotilla/wire"
@@ -27,6 +28,7 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 	case c.RemoveAgent != nil:
 		return 0, s.removeAgent(c.RemoveAgent)
 	case c.AddToken != nil:
+		maps.DeleteFunc(s.Tokens, func(_ string, t *Token) bool { return t.Spent })
 		s.Tokens[c.AddToken.Hash] = &Token{Expires: c.AddToken.Expires}
 	case c.CreateGroup != nil:
 		return s.createGroup(c.CreateGroup)
@@ -41,7 +43,11 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 	case c.Admit != nil:
 		s.admit(index, c.Admit)
 	case c.Lose != nil:
-		s.lose(c.Lose)
+		s.lose(index, c.Lose)
+	case c.Settle != nil:
+		if c.Settle.View == s.View && c.Settle.MembersAt == s.MembersAt {
+			s.Settled = s.View
+		}
 	case c.Promote != nil:
 		return 0, s.promote(c.Promote)
 	default:
@@ -209,6 +215,9 @@ func (s *State) setGroup(c *SetGroup) error {
 		return fmt.Errorf("set group: there is no group %d", c.Group)
 	}
 	changed := *g
+	if c.Mode != 0 && c.Mode != g.Mode && len(g.Volumes) > 0 {
+		return fmt.Errorf("set group %q: its mode is %s and can not be changed while it has volumes: make another group", g.Name, g.Mode)
+	}
 	if c.Mode != 0 {
 		changed.Mode = c.Mode
 	}
@@ -292,6 +301,13 @@ func (s *State) deleteVolume(c *DeleteVolume) error {
 		return fmt.Errorf("delete volume %q: group %q is promoting: wait for its end", v.Name, g.Name)
 	}
 	delete(g.Volumes, v.ID)
+	if !slices.Contains(g.Primaries(), v.Primary) {
+		for _, inc := range g.Incs {
+			if inc.Primary == v.Primary {
+				inc.Ended = true // nothing more comes of a primary without volumes
+			}
+		}
+	}
 	return nil
 }
 
@@ -301,15 +317,17 @@ func (s *State) admit(index uint64, c *Admit) {
 		return
 	}
 	a.Life, a.Lost = index, false
+	s.MembersAt, s.Settled = index, 0 // what had one copy for want of a second component gets one there
 	s.Members = append(s.Members, a.ID)
 	slices.Sort(s.Members)
 }
 
-func (s *State) lose(c *Lose) {
+func (s *State) lose(index uint64, c *Lose) {
 	if c.View != s.View || !s.IsMember(c.Agent) {
 		return
 	}
 	s.View++
+	s.MembersAt = index
 	s.Members = slices.DeleteFunc(s.Members, func(m wire.AgentID) bool { return m == c.Agent })
 	if a := s.Agents[c.Agent]; a != nil {
 		a.Lost, a.Life = true, 0
@@ -376,6 +394,7 @@ func (g *Group) attach(index uint64, c *Attach) {
 			return
 		}
 	}
+	g.Incs = slices.DeleteFunc(g.Incs, func(inc *Incarnation) bool { return inc.Primary == c.Primary && inc.First == 0 })
 	for _, inc := range g.Incs {
 		if inc.Primary == c.Primary {
 			inc.Ended = true
@@ -480,7 +499,7 @@ func (g *Group) giveUp() {
 	}
 	for _, inc := range g.Incs {
 		if !inc.Sealed {
-			inc.Ended, inc.Sealed, inc.Seal, inc.Marked = true, true, inc.CommittedSeq, true
+			inc.Ended, inc.Sealed, inc.Seal, inc.Marked, inc.Last = true, true, inc.CommittedSeq, true, g.Applied
 		}
 		inc.Last = min(inc.Last, g.Applied)
 		inc.Whole = 0 // nothing counts before a resync

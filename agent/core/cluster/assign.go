@@ -38,6 +38,13 @@ func (s *State) Pair(g *Group, set wire.Set, p wire.Portion) Pair {
 			pair.Mirror = next(l.Members, p, pair.Owner)
 		}
 	}
+	// Whoever joins a view that had no other component for it takes the second copy at once.
+	if pair.Owner == 0 {
+		pair.Owner = next(s.Members, p, 0)
+	}
+	if pair.Mirror == 0 {
+		pair.Mirror = next(s.Members, p, pair.Owner)
+	}
 	return pair
 }
 

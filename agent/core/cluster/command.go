@@ -25,6 +25,7 @@ type Command struct {
 
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
+	Settle  *Settle  `cbor:",omitempty"`
 	Attach  *Attach  `cbor:",omitempty"`
 	End     *End     `cbor:",omitempty"`
 	Open    *Open    `cbor:",omitempty"`
@@ -96,6 +97,11 @@ type (
 	Lose struct {
 		Agent wire.AgentID
 		View  wire.View
+	}
+	// Settle records that everything that was held is held again in a view.
+	Settle struct {
+		View      wire.View
+		MembersAt uint64
 	}
 	// Attach asks for an incarnation. It ends an older one of the same primary.
 	Attach struct {

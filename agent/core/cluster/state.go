@@ -25,7 +25,11 @@ type State struct {
 
 	View    wire.View
 	Members []wire.AgentID // components of the view, ascending
-	Losses  []Loss         // rises of the view that assignments of unapplied sets are folded over, ascending by View
+	// Settled is the newest view in which everything that was held is known to be held again; the members are as they
+	// were at Raft index MembersAt.
+	Settled   wire.View
+	MembersAt uint64
+	Losses    []Loss // rises of the view that assignments of unapplied sets are folded over, ascending by View
 
 	Agents map[wire.AgentID]*Agent
 	Groups map[wire.GroupID]*Group
@@ -336,11 +340,15 @@ func (inc *Incarnation) Contributes(n wire.Set) bool {
 
 // WholeAt reports whether everything that primary p had written by the end of set n is in the sets up to n: no resync is
 // under way at that point and nothing was cut off by a seal that does not count. whole overrides the recorded Whole of
-// incarnations whose marks the caller has already seen.
-func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]wire.Set) bool {
+// incarnations whose marks the caller has already seen. A primary none of whose volumes has had its first copy, nor is in
+// copied, is in no recovery point yet, and stands in the way of none.
+func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]wire.Set, copied []wire.VolumeID) bool {
 	inc := g.IncAt(p, n)
-	if inc == nil {
+	if !g.anyCopied(p, copied) {
 		return true
+	}
+	if inc == nil {
+		return false
 	}
 	from := inc.Whole
 	if w, ok := whole[inc.ID]; ok && (from == 0 || w < from) {
@@ -359,6 +367,15 @@ func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]w
 		return true
 	}
 	return g.PrefixCounts() && from <= inc.Last
+}
+
+func (g *Group) anyCopied(p wire.AgentID, copied []wire.VolumeID) bool {
+	for _, v := range g.Volumes {
+		if v.Primary == p && (v.CopiedAt != 0 || slices.Contains(copied, v.ID)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Copied reports whether the volume belongs to the recovery point at the end of set n.

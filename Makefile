@@ -1,0 +1,46 @@
+# Targets:
+#   make build   bin/flotilla, one static binary
+#   make test    vet, staticcheck, every test under the race detector; installs missing tools on Debian as root
+#   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on
+#   make demo    a cluster on this machine, without privileges
+#   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
+#   make bench-go  benchmarks of the packages
+#   make clean   what the others made
+
+GO        ?= go
+SEEDS     ?= 200
+SEED_BASE ?= 1
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+.PHONY: build test test-deps vet sim demo bench bench-go clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
+
+test-deps:
+	scripts/test-deps.sh
+
+vet:
+	@unformatted=$$(gofmt -l agent blockdev cmd internal nbd wire); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck ./...
+
+test: test-deps vet
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./...
+
+sim:
+	$(GO) test -count=1 -timeout 20m ./agent/sim -args -seeds=$(SEEDS) -seed-base=$(SEED_BASE)
+
+demo: build
+	bin/flotilla demo
+
+bench: build
+	$(GO) build -o bin/bench ./scripts/bench
+	bin/bench $(BENCH_FLAGS)
+
+bench-go:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean:
+	rm -rf bin

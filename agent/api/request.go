@@ -1,0 +1,116 @@
+package api
+
+import "time"
+
+// GroupRequest makes or changes a group. Empty values mean the defaults, or what is.
+type GroupRequest struct {
+	Name        string `json:"name,omitempty"`
+	Mode        string `json:"mode,omitempty"` // "async" or "sync"
+	PeriodMS    int64  `json:"period_ms,omitempty"`
+	SetBytes    int64  `json:"set_bytes,omitempty"`
+	PortionSize uint64 `json:"portion_size_bytes,omitempty"`
+}
+
+// VolumeRequest adds a volume to a group. Agents are named.
+type VolumeRequest struct {
+	Name      string `json:"name"`
+	Size      int64  `json:"size_bytes"`
+	Primary   string `json:"primary"`
+	Source    string `json:"source"`
+	Secondary string `json:"secondary"`
+	Target    string `json:"target"`
+}
+
+// Made answers a request that made something.
+type Made struct {
+	ID uint64 `json:"id"`
+}
+
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	TTLSeconds int64 `json:"ttl_seconds"`
+}
+
+// Token is a join token. Its text is a secret.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// TokenHash makes a token known to the cluster: the agent that made it asks the captain.
+type TokenHash struct {
+	Hash       string `json:"hash"`
+	TTLSeconds int64  `json:"ttl_seconds"`
+}
+
+// AgentRequest adds an agent to the cluster by a token, whose hash is hexadecimal.
+type AgentRequest struct {
+	Name      string   `json:"name"`
+	Address   string   `json:"address"`
+	Roles     []string `json:"roles"`
+	TokenHash string   `json:"token_hash"`
+}
+
+// Local is what only the agent itself knows.
+type Local struct {
+	ID      uint64   `json:"id"`
+	Name    string   `json:"name"`
+	Version string   `json:"version"` // of its program
+	Captain string   `json:"captain"`
+	HasCA   bool     `json:"has_ca"` // it can admit agents
+	NBD     []string `json:"nbd"`    // addresses that serve Exports, as NBD URIs without an export's name
+	Exports []Export `json:"exports"`
+}
+
+// Export is one NBD export of an agent.
+type Export struct {
+	Name string   `json:"name"`
+	URIs []string `json:"uris"`
+}
+
+// Device is a file or block device on an agent's host.
+type Device struct {
+	Path string `json:"path"`
+	Size int64  `json:"size_bytes"`
+}
+
+// Event is something that happened on one agent.
+type Event struct {
+	Seq   uint64         `json:"seq"` // dense, of this run of the agent
+	At    time.Time      `json:"at"`
+	Name  string         `json:"name"`
+	Group string         `json:"group,omitempty"`
+	Attrs map[string]any `json:"attrs,omitempty"`
+}
+
+// EventPage is a part of an agent's events, ascending. Next is what the next request gives as after.
+type EventPage struct {
+	Run    string  `json:"run"` // changes when the agent restarts: Seq begins anew
+	Missed uint64  `json:"missed"`
+	Events []Event `json:"events"`
+	Next   uint64  `json:"next"`
+}
+
+// JoinRequest is what a joiner sends once it has checked whom it talks to.
+type JoinRequest struct {
+	Secret  []byte   `json:"secret"`
+	Request []byte   `json:"request"` // signing request, DER
+	Name    string   `json:"name"`
+	Address string   `json:"address"`
+	Roles   []string `json:"roles"`
+}
+
+// JoinAnswer makes the joiner an agent of the cluster.
+type JoinAnswer struct {
+	Agent       uint64 `json:"agent"`
+	Certificate []byte `json:"certificate"` // DER
+	CA          []byte `json:"ca"`          // DER
+	Peers       []Peer `json:"peers"`
+}
+
+// Peer is where an agent of the cluster is found.
+type Peer struct {
+	ID      uint64 `json:"id"`
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}

@@ -1,0 +1,156 @@
+package api
+
+import "time"
+
+// Status is the whole cluster as the captain sees it. What is measured (heard, queued, copied, journals, RPO) only the
+// captain knows; when Complete is false the answer is one agent's own copy of the replicated state, without these.
+type Status struct {
+	Version  int       `json:"version"`
+	Cluster  string    `json:"cluster"`
+	At       time.Time `json:"at"`       // the captain's clock
+	Answered string    `json:"answered"` // name of the agent that answered
+	Complete bool      `json:"complete"`
+	Captain  string    `json:"captain"` // its name, empty while none is known
+	View     uint64    `json:"view"`
+	Degraded bool      `json:"degraded"` // fewer than two components: updates have one copy
+
+	Agents     []Agent     `json:"agents"`
+	Components []Component `json:"components"`
+	Groups     []Group     `json:"groups"`
+	Alarms     []Alarm     `json:"alarms"`
+}
+
+// Agent is one agent of the cluster.
+type Agent struct {
+	ID           uint64   `json:"id"`
+	Name         string   `json:"name"`
+	Address      string   `json:"address"`
+	Roles        []string `json:"roles"`
+	Voter        bool     `json:"voter"`         // a majority of the voters must run and reach each other
+	HeardSeconds *float64 `json:"heard_seconds"` // since its last word to the captain; null when never, or not known
+}
+
+// Component is one agent with the backup role.
+type Component struct {
+	Agent           string   `json:"agent"`
+	Member          bool     `json:"member"` // of the view
+	Lost            bool     `json:"lost"`
+	HeardSeconds    *float64 `json:"heard_seconds"`
+	Rebuilding      bool     `json:"rebuilding"` // held updates wait for a new mirror
+	OwnedUpdates    int64    `json:"owned_updates"`
+	MirroredUpdates int64    `json:"mirrored_updates"`
+	SharePercent    float64  `json:"share_percent"` // of the unapplied updates that all components own
+	JournalUsed     int64    `json:"journal_used_bytes"`
+	JournalLimit    int64    `json:"journal_limit_bytes"`
+}
+
+// Group is one consistency group. Sets: applied ≤ applying ≤ committed ≤ granted, and open among the granted ones.
+type Group struct {
+	ID          uint32 `json:"id"`
+	Name        string `json:"name"`
+	Mode        string `json:"mode"`
+	PeriodMS    int64  `json:"period_ms"`
+	SetBytes    int64  `json:"set_bytes"`
+	PortionSize uint64 `json:"portion_size_bytes"`
+	Phase       string `json:"phase"`
+
+	Open      uint64 `json:"open"` // 0 while none is
+	Granted   uint64 `json:"granted"`
+	Committed uint64 `json:"committed"`
+	Applying  uint64 `json:"applying"`
+	Applied   uint64 `json:"applied"`
+
+	Point      *Point   `json:"recovery_point"` // the newest one; null before the first
+	OnTargets  *Point   `json:"on_targets"`     // what the targets hold
+	RPOSeconds *float64 `json:"rpo_seconds"`    // null when not known
+	Torn       bool     `json:"torn"`           // a set was lost while it was being applied
+
+	Primaries []Source `json:"primaries"`
+	Volumes   []Volume `json:"volumes"`
+	Promote   *Promote `json:"promote"` // null while the group replicates
+}
+
+// Point is a recovery point.
+type Point struct {
+	Set   uint64    `json:"set"`
+	Label time.Time `json:"label"`
+}
+
+// Source is where a primary stands in its group.
+type Source struct {
+	Agent       string `json:"agent"`
+	Known       bool   `json:"known"` // whether the captain has heard of its incarnation; otherwise the rest is 0
+	Incarnation uint64 `json:"incarnation"`
+	Open        uint64 `json:"open"`
+	Seq         uint64 `json:"seq"`
+	HeldUpTo    uint64 `json:"held_up_to"`
+	Bytes       int64  `json:"bytes"`
+	Queued      int64  `json:"queued_bytes"`
+	CopyLeft    int64  `json:"copy_left_bytes"`
+	CopyTotal   int64  `json:"copy_total_bytes"`
+}
+
+// Volume is one replicated device.
+type Volume struct {
+	ID        uint32 `json:"id"`
+	Name      string `json:"name"`
+	Size      int64  `json:"size_bytes"`
+	Primary   string `json:"primary"`
+	Source    string `json:"source"`
+	Secondary string `json:"secondary"`
+	Target    string `json:"target"`
+	Copied    bool   `json:"copied"` // it belongs to the recovery points
+	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
+	CopyLeft  int64 `json:"copy_left_bytes"`
+	CopyTotal int64 `json:"copy_total_bytes"`
+}
+
+// Promote is how far a promote has come.
+type Promote struct {
+	Asked       time.Time `json:"asked"`
+	Sealed      int       `json:"sealed"`       // incarnations that are
+	Incarnation int       `json:"incarnations"` // of so many
+	Chosen      bool      `json:"chosen"`       // the set to roll to is
+	Final       uint64    `json:"final"`
+	Point       *Point    `json:"point"` // what the targets hold
+	LostKnown   bool      `json:"lost_known"`
+	LostUpdates int64     `json:"lost_updates"`
+	LostBytes   int64     `json:"lost_bytes"`
+	LostSeconds float64   `json:"lost_seconds"` // from the point to the moment at which promote was asked for
+}
+
+// Alarm is something that wants an operator.
+type Alarm struct {
+	Name   string `json:"name"` // such as "degraded"
+	Group  string `json:"group,omitempty"`
+	Agent  string `json:"agent,omitempty"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy"`
+}
+
+// Group returns the group of that name, or nil.
+func (s *Status) Group(name string) *Group {
+	for i := range s.Groups {
+		if s.Groups[i].Name == name {
+			return &s.Groups[i]
+		}
+	}
+	return nil
+}
+
+// Plan is what a promote would come to if it were asked for now.
+type Plan struct {
+	Group string `json:"group"`
+	Phase string `json:"phase"`
+	// Prefix says that everything held counts, also above the newest cut: the point is then Point or later.
+	Prefix      bool    `json:"prefix"`
+	Point       *Point  `json:"point"` // the newest committed cut; null when there is none
+	AgeSeconds  float64 `json:"age_seconds"`
+	LostKnown   bool    `json:"lost_known"` // whether every primary has been heard of
+	LostUpdates int64   `json:"lost_updates"`
+	LostBytes   int64   `json:"lost_bytes"`
+	LostSeconds float64 `json:"lost_seconds"`
+	// Uncopied are the volumes whose first copy is not whole: their targets would be of no use.
+	Uncopied []string `json:"uncopied"`
+	Torn     bool     `json:"torn"`
+}

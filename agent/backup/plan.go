@@ -1,0 +1,160 @@
+package backup
+
+import (
+	"cmp"
+	"slices"
+
+	"flotilla/agent/apply"
+	"flotilla/agent/core"
+	"flotilla/wire"
+)
+
+// How pieces become requests.
+const (
+	// maxMerged bounds a piece made of several, in bytes; larger device writes gain nothing.
+	maxMerged = 1 << 20
+	// maxZeroed bounds zeroes and trims made of several, in bytes.
+	maxZeroed = 1 << 30
+	// maxRequestData leaves room for one more merged piece below apply.MaxData.
+	maxRequestData = apply.MaxData - maxMerged
+)
+
+// frameUse is what a window takes out of one stored frame.
+type frameUse struct {
+	ref   ref
+	parts []int // of the Apply; rising, each once
+}
+
+// window is what is read, sorted and sent together. Its frames follow each other in the journal, and no other window of
+// the same plan reads them.
+type window struct {
+	frames []frameUse
+	pieces []core.Piece // ascending by (volume, offset)
+	bytes  int          // data of the pieces
+}
+
+// makePlan folds the parts and cuts them into windows of up to limit bytes; a frame with more has one for itself.
+// Every stored frame is in one window at most, and those of which nothing is left are in none. Parts without a ref of
+// this package are reported.
+func makePlan(parts []core.Part, limit int) ([]window, error) {
+	byFrame := map[ref][]core.Piece{}
+	// Updates lie inside their portion, and parts of a portion stand together, so that portions can be folded one by one.
+	for lo := 0; lo < len(parts); {
+		hi := lo + 1
+		for hi < len(parts) && parts[hi].Update.PortionID() == parts[lo].Update.PortionID() {
+			hi++
+		}
+		for _, p := range core.Fold(parts[lo:hi]) {
+			p.Part += lo
+			r, ok := parts[p.Part].Ref.(ref)
+			if !ok {
+				return nil, errNotStored
+			}
+			byFrame[r] = append(byFrame[r], p)
+		}
+		lo = hi
+	}
+	refs := make([]ref, 0, len(byFrame))
+	for r := range byFrame {
+		refs = append(refs, r)
+	}
+	slices.SortFunc(refs, func(a, b ref) int {
+		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.Segment, b.Segment), cmp.Compare(a.Offset, b.Offset))
+	})
+
+	var plan []window
+	for _, r := range refs {
+		use, n := frameUse{ref: r}, 0
+		for _, p := range byFrame[r] {
+			use.parts = append(use.parts, p.Part)
+			n += dataBytes(parts, &p)
+		}
+		slices.Sort(use.parts)
+		use.parts = slices.Compact(use.parts)
+		if len(plan) == 0 || plan[len(plan)-1].bytes+n > limit {
+			plan = append(plan, window{})
+		}
+		w := &plan[len(plan)-1]
+		w.frames = append(w.frames, use)
+		w.pieces = append(w.pieces, byFrame[r]...)
+		w.bytes += n
+	}
+	for i := range plan {
+		slices.SortFunc(plan[i].pieces, func(a, b core.Piece) int {
+			return cmp.Or(cmp.Compare(a.Volume, b.Volume), cmp.Compare(a.Offset, b.Offset))
+		})
+	}
+	return plan, nil
+}
+
+// dataBytes returns the bytes that a piece carries.
+func dataBytes(parts []core.Part, p *core.Piece) int {
+	if parts[p.Part].Update.Kind == wire.KindWrite {
+		return int(p.Length)
+	}
+	return 0
+}
+
+// layout gives every piece of a write its place in an arena, so that neighbours on the volume are neighbours there.
+// It returns the places by the index of the piece.
+func (w *window) layout(parts []core.Part) []int {
+	at := make([]int, len(w.pieces))
+	n := 0
+	for i := range w.pieces {
+		at[i] = n
+		n += dataBytes(parts, &w.pieces[i])
+	}
+	return at
+}
+
+// requests merges neighbours and packs the pieces of the volumes in targets. The data lies in the arena as layout says.
+func (w *window) requests(parts []core.Part, at []int, arena []byte, head apply.Request, targets map[wire.VolumeID]wire.AgentID) []*apply.Request {
+	var out []*apply.Request
+	var r *apply.Request
+	bytes := 0
+	for i := range w.pieces {
+		p := &w.pieces[i]
+		if targets[p.Volume] == 0 {
+			continue // deleted since
+		}
+		kind, n := parts[p.Part].Update.Kind, dataBytes(parts, p)
+		if r == nil || r.Volume != p.Volume || len(r.Pieces) == apply.MaxPieces || bytes+n > maxRequestData && bytes > 0 {
+			next := head
+			next.Volume, next.Pieces = p.Volume, nil
+			r, bytes = &next, 0
+			out = append(out, r)
+		}
+		bytes += n
+		data := arena[at[i] : at[i]+n]
+		if len(r.Pieces) > 0 {
+			last := &r.Pieces[len(r.Pieces)-1]
+			if last.Kind == kind && last.End() == p.Offset && uint64(last.Length)+uint64(p.Length) <= mergeLimit(kind) {
+				last.Length += p.Length
+				if kind == wire.KindWrite {
+					last.Data = arena[at[i]-len(last.Data) : at[i]+n]
+				}
+				continue
+			}
+		}
+		piece := apply.Piece{Kind: kind, Offset: p.Offset, Length: p.Length}
+		if kind == wire.KindWrite {
+			piece.Data = data
+		}
+		r.Pieces = append(r.Pieces, piece)
+	}
+	for _, r := range out {
+		for i := range r.Pieces {
+			if p := &r.Pieces[i]; p.Kind == wire.KindWrite {
+				p.Sum = apply.Sum(p.Data)
+			}
+		}
+	}
+	return out
+}
+
+func mergeLimit(k wire.Kind) uint64 {
+	if k == wire.KindWrite {
+		return maxMerged
+	}
+	return maxZeroed
+}

@@ -1,0 +1,272 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/wire"
+	"flotilla/wire/identity"
+
+	"github.com/goccy/go-yaml"
+)
+
+// DefaultConfigPath is where the daemon and the command line look for the agent's file.
+const DefaultConfigPath = "/etc/flotilla/agent.yaml"
+
+const (
+	maxConfigLength = 1 << 20
+	maxSocketPath   = 107 // bytes of a Unix socket's path in the kernel, less the final zero
+	minJournalLimit = 256 << 20
+)
+
+// Config is an agent's own file: what only this host can know. Everything else is cluster state.
+type Config struct {
+	Name      string        `yaml:"name"`      // unique in the cluster
+	Listen    string        `yaml:"listen"`    // host:port of the one TCP port
+	Advertise string        `yaml:"advertise"` // host:port at which others reach it; Listen when empty
+	StateDir  string        `yaml:"state_dir"`
+	Roles     []Role        `yaml:"roles"`
+	Journal   JournalConfig `yaml:"journal"`
+	NBD       NBDConfig     `yaml:"nbd"`
+	Log       LogConfig     `yaml:"log"`
+	Limits    LimitsConfig  `yaml:"limits"`
+	Debug     DebugConfig   `yaml:"debug"`
+}
+
+// JournalConfig says where a backup component keeps held updates, and how much of them.
+type JournalConfig struct {
+	Dir   string `yaml:"dir"`   // state_dir/journal when empty
+	Limit Size   `yaml:"limit"` // bytes
+}
+
+// NBDConfig says where clients reach the volumes of a primary and the promoted targets of a secondary.
+type NBDConfig struct {
+	Unix   string `yaml:"unix"`   // path of a socket; none when empty
+	Listen string `yaml:"listen"` // host:port; none when empty. NBD here has no encryption: keep it on the loopback
+}
+
+// LogConfig says what is logged to standard error.
+type LogConfig struct {
+	Level  string `yaml:"level"`  // debug, info, warn or error
+	Format string `yaml:"format"` // text or json
+}
+
+// LimitsConfig replaces limits of the protocol, see [core.Config]. Zero leaves the default.
+type LimitsConfig struct {
+	LossAfter     time.Duration `yaml:"loss_after"`
+	LastLossAfter time.Duration `yaml:"last_loss_after"`
+	HoldMax       time.Duration `yaml:"hold_max"`
+	GiveUpAfter   time.Duration `yaml:"give_up_after"`
+}
+
+// Role is a part that an agent plays.
+type Role string
+
+// The roles.
+const (
+	Primary   Role = "primary"
+	Backup    Role = "backup"
+	Secondary Role = "secondary"
+)
+
+// DefaultConfig returns the values that a file need not give.
+func DefaultConfig() Config {
+	return Config{
+		StateDir: "/var/lib/flotilla",
+		Journal:  JournalConfig{Limit: 8 << 30},
+		Log:      LogConfig{Level: "info", Format: "text"},
+	}
+}
+
+// ErrConfig is wrapped by every error about the agent's file.
+var ErrConfig = errors.New("bad configuration")
+
+// LoadConfig reads and checks an agent's file.
+func LoadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("%w: %w; write the file, or name another with --config", ErrConfig, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigLength+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("%w: read %s: %w", ErrConfig, path, err)
+	}
+	if len(text) > maxConfigLength {
+		return Config{}, fmt.Errorf("%w: %s is longer than %d bytes: it is no agent's file", ErrConfig, path, maxConfigLength)
+	}
+	c, err := ParseConfig(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// ParseConfig reads and checks the text of an agent's file. A key that it does not know is an error that names the line.
+func ParseConfig(text []byte) (Config, error) {
+	c := DefaultConfig()
+	err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&c)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("%w: %s", ErrConfig, yaml.FormatError(err, false, true))
+	}
+	if c.Journal.Dir == "" {
+		c.Journal.Dir = filepath.Join(c.StateDir, "journal")
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+	}
+	return c, c.Validate()
+}
+
+// Validate returns all that is wrong, each with its key, its value and what to do.
+func (c *Config) Validate() error {
+	var errs []error
+	wrong := func(key string, value any, remedy string) {
+		errs = append(errs, fmt.Errorf("%w: %s: %q: %s", ErrConfig, key, fmt.Sprint(value), remedy))
+	}
+	if err := identity.CheckName(c.Name); err != nil {
+		wrong("name", c.Name, err.Error())
+	}
+	if remedy := checkAddress(c.Listen); remedy != "" {
+		wrong("listen", c.Listen, remedy)
+	} else if remedy := checkReachable(c.Advertise); remedy != "" {
+		wrong("advertise", c.Advertise, remedy)
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		wrong("state_dir", c.StateDir, "give an absolute path")
+	} else if p := adminSocket(c.StateDir); len(p) > maxSocketPath {
+		wrong("state_dir", c.StateDir, fmt.Sprintf("the socket %s would have a path of %d bytes, the kernel takes %d: choose a shorter directory", p, len(p), maxSocketPath))
+	}
+	c.validateRoles(wrong)
+	if c.Has(Backup) {
+		if !filepath.IsAbs(c.Journal.Dir) {
+			wrong("journal.dir", c.Journal.Dir, "give an absolute path")
+		}
+		if c.Journal.Limit < minJournalLimit {
+			wrong("journal.limit", c.Journal.Limit, fmt.Sprintf("give at least %v", Size(minJournalLimit)))
+		}
+	}
+	c.validateNBD(wrong)
+	if _, err := c.Log.level(); err != nil {
+		wrong("log.level", c.Log.Level, "choose debug, info, warn or error")
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		wrong("log.format", c.Log.Format, "choose text or json")
+	}
+	c.Limits.validate(wrong)
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateRoles(wrong func(key string, value any, remedy string)) {
+	if len(c.Roles) == 0 {
+		wrong("roles", "", "give one or more of primary, backup, secondary")
+	}
+	seen := map[Role]bool{}
+	for _, r := range c.Roles {
+		switch {
+		case r != Primary && r != Backup && r != Secondary:
+			wrong("roles", r, "choose among primary, backup, secondary")
+		case seen[r]:
+			wrong("roles", r, "name each role once")
+		}
+		seen[r] = true
+	}
+}
+
+func (c *Config) validateNBD(wrong func(key string, value any, remedy string)) {
+	if p := c.NBD.Unix; p != "" {
+		if !filepath.IsAbs(p) {
+			wrong("nbd.unix", p, "give an absolute path")
+		} else if len(p) > maxSocketPath {
+			wrong("nbd.unix", p, fmt.Sprintf("a socket's path has at most %d bytes: choose a shorter one", maxSocketPath))
+		}
+	}
+	if a := c.NBD.Listen; a != "" {
+		if remedy := checkAddress(a); remedy != "" {
+			wrong("nbd.listen", a, remedy)
+		} else if a == c.Listen {
+			wrong("nbd.listen", a, "it is the agent's own port (listen): choose another")
+		}
+	}
+	if c.Has(Primary) && c.NBD.Unix == "" && c.NBD.Listen == "" {
+		wrong("nbd", "", "a primary serves its volumes over NBD: give nbd.unix, nbd.listen or both")
+	}
+}
+
+func (l *LimitsConfig) validate(wrong func(key string, value any, remedy string)) {
+	for _, d := range []struct {
+		key      string
+		value    time.Duration
+		min, max time.Duration
+	}{
+		{"limits.loss_after", l.LossAfter, 500 * time.Millisecond, 10 * time.Minute},
+		{"limits.last_loss_after", l.LastLossAfter, time.Second, 24 * time.Hour},
+		{"limits.hold_max", l.HoldMax, time.Millisecond, time.Second},
+		{"limits.give_up_after", l.GiveUpAfter, 5 * time.Second, 24 * time.Hour},
+	} {
+		if d.value != 0 && (d.value < d.min || d.value > d.max) {
+			wrong(d.key, d.value, fmt.Sprintf("choose from %v to %v, or leave it out", d.min, d.max))
+		}
+	}
+	if l.LossAfter != 0 && l.LastLossAfter != 0 && l.LastLossAfter < l.LossAfter {
+		wrong("limits.last_loss_after", l.LastLossAfter, fmt.Sprintf("it must not be below loss_after (%v)", l.LossAfter))
+	}
+}
+
+// checkAddress says what is wrong with a host:port to listen on, or nothing.
+func checkAddress(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "want host:port, such as 192.0.2.1:7431"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "want a port from 1 to 65535"
+	}
+	return ""
+}
+
+// checkReachable says what is wrong with an address that others are to dial.
+func checkReachable(address string) string {
+	if remedy := checkAddress(address); remedy != "" {
+		return remedy
+	}
+	host, _, _ := net.SplitHostPort(address) // checkAddress has split it
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		return "others cannot dial it: set advertise to the host:port at which they reach this agent"
+	}
+	return ""
+}
+
+// Has reports whether the agent plays a role.
+func (c *Config) Has(r Role) bool {
+	for _, have := range c.Roles {
+		if have == r {
+			return true
+		}
+	}
+	return false
+}
+
+// core returns the protocol's configuration.
+func (c *Config) core(id wire.AgentID, seed uint64, base int64) core.Config {
+	cc := core.DefaultConfig(id, seed)
+	cc.LabelBase = base
+	set := func(to *time.Duration, from time.Duration) {
+		if from != 0 {
+			*to = from
+		}
+	}
+	set(&cc.LossAfter, c.Limits.LossAfter)
+	set(&cc.LastLossAfter, c.Limits.LastLossAfter)
+	set(&cc.HoldMax, c.Limits.HoldMax)
+	set(&cc.GiveUpAfter, c.Limits.GiveUpAfter)
+	return cc
+}

@@ -1,0 +1,111 @@
+package agent_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"flotilla/agent"
+)
+
+const smallConfig = `
+name: a
+listen: 127.0.0.1:7431
+state_dir: /var/lib/flotilla
+roles: [primary, backup]
+nbd: {unix: /run/nbd.sock}
+`
+
+func TestParseConfig(t *testing.T) {
+	c, err := agent.ParseConfig([]byte(smallConfig + `
+journal: {limit: 2GiB}
+limits: {loss_after: 3s}
+log: {level: debug, format: json}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Advertise != c.Listen || c.Journal.Dir != "/var/lib/flotilla/journal" || c.Journal.Limit != 2<<30 {
+		t.Errorf("defaults: %+v", c)
+	}
+	if c.Limits.LossAfter != 3*time.Second || !c.Has(agent.Backup) || c.Has(agent.Secondary) {
+		t.Errorf("values: %+v", c)
+	}
+}
+
+// Each bad value is refused with its key, its value and a remedy.
+func TestConfigRefuses(t *testing.T) {
+	for name, tc := range map[string]struct {
+		old, new string
+		want     []string
+	}{
+		"unknown key":       {"name: a", "name: a\nnmae: b", []string{"nmae", "[3:1]"}},
+		"unknown inner key": {"unix: /run/nbd.sock", "unix: /run/nbd.sock, tcp: x", []string{"tcp", "[6:"}},
+		"duplicate key":     {"name: a", "name: a\nname: b", []string{"name", "[3:1]"}},
+		"not yaml":          {"name: a", "name: [a", []string{"[3:1]"}},
+		"no name":           {"name: a", "", []string{"name", "1 to 63"}},
+		"bad name":          {"name: a", "name: a/b", []string{"name", "a/b", "want only letters"}},
+		"no port":           {"127.0.0.1:7431", "127.0.0.1", []string{"listen", `"127.0.0.1"`, "host:port"}},
+		"port 0":            {"127.0.0.1:7431", "127.0.0.1:0", []string{"listen", "1 to 65535"}},
+		"unreachable":       {"127.0.0.1:7431", "0.0.0.0:7431", []string{"advertise", "0.0.0.0:7431", "set advertise"}},
+		"relative":          {"/var/lib/flotilla", "state", []string{"state_dir", `"state"`, "absolute"}},
+		"long path":         {"/var/lib/flotilla", "/" + strings.Repeat("x", 100), []string{"state_dir", "107", "shorter"}},
+		"no roles":          {"[primary, backup]", "[]", []string{"roles", "primary, backup, secondary"}},
+		"bad role":          {"[primary, backup]", "[primary, mirror]", []string{"roles", `"mirror"`, "choose among"}},
+		"role twice":        {"[primary, backup]", "[backup, backup]", []string{"roles", "once"}},
+		"no nbd":            {"nbd: {unix: /run/nbd.sock}", "", []string{"nbd", "give nbd.unix"}},
+		"nbd on port":       {"unix: /run/nbd.sock", "listen: 127.0.0.1:7431", []string{"nbd.listen", "own port"}},
+		"nbd relative":      {"/run/nbd.sock", "nbd.sock", []string{"nbd.unix", "absolute"}},
+		"small journal":     {"nbd:", "journal: {limit: 1MiB}\nnbd:", []string{"journal.limit", "1MiB", "256MiB"}},
+		"bad size":          {"nbd:", "journal: {limit: 10 gigs}\nnbd:", []string{"10 gigs", "such as 10GiB"}},
+		"log level":         {"nbd:", "log: {level: loud}\nnbd:", []string{"log.level", "loud", "debug"}},
+		"log format":        {"nbd:", "log: {format: xml}\nnbd:", []string{"log.format", "xml", "json"}},
+		"limit":             {"nbd:", "limits: {hold_max: 1m}\nnbd:", []string{"limits.hold_max", "1m0s", "1s"}},
+		"limits crossed":    {"nbd:", "limits: {loss_after: 9s, last_loss_after: 5s}\nnbd:", []string{"last_loss_after", "9s"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(smallConfig, tc.old, tc.new, 1)
+			if text == smallConfig {
+				t.Fatalf("%q is not in the sample", tc.old)
+			}
+			_, err := agent.ParseConfig([]byte(text))
+			if !errors.Is(err, agent.ErrConfig) {
+				t.Fatalf("got %v, want ErrConfig", err)
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q does not say %q", err, w)
+				}
+			}
+		})
+	}
+}
+
+func TestLoadConfigNamesFile(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none.yaml")
+	if _, err := agent.LoadConfig(missing); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing) {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]agent.Size{
+		"0": 0, "1": 1, "512KiB": 512 << 10, "3 MiB": 3 << 20, "10GiB": 10 << 30, "2TiB": 2 << 40,
+	} {
+		got, err := agent.ParseSize(text)
+		if err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v", text, got, err)
+		}
+		if again, err := agent.ParseSize(got.String()); err != nil || again != want {
+			t.Errorf("%q read back: %d, %v", got, again, err)
+		}
+	}
+	for _, text := range []string{"", "GiB", "-1", "1.5GiB", "1GB", "9223372036854775807KiB", "iB", "1 XiB"} {
+		if got, err := agent.ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %d", text, got)
+		}
+	}
+}

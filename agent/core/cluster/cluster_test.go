@@ -1,0 +1,193 @@
+package cluster
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"flotilla/wire"
+
+	"pgregory.net/rapid"
+)
+
+// fleet returns a state with three components, two primaries and a secondary, and a group of one volume each.
+func fleet(t *testing.T) *State {
+	t.Helper()
+	s := New("test")
+	index := uint64(1)
+	do := func(c Command) uint64 {
+		index++
+		v, err := s.Apply(index, &c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	for _, n := range []string{"c1", "c2", "c3"} {
+		id := do(Command{AddAgent: &AddAgent{Name: n, Address: n, Backup: true}})
+		do(Command{Admit: &Admit{Agent: wire.AgentID(id)}})
+	}
+	for _, n := range []string{"p1", "p2"} {
+		do(Command{AddAgent: &AddAgent{Name: n, Address: n, Primary: true}})
+	}
+	do(Command{AddAgent: &AddAgent{Name: "s", Address: "s", Secondary: true}})
+	do(Command{CreateGroup: &CreateGroup{Name: "g"}})
+	for i, n := range []string{"v1", "v2"} {
+		do(Command{CreateVolume: &CreateVolume{Group: 1, Name: n, Size: 1 << 20, Primary: wire.AgentID(4 + i), Source: n, Secondary: 6, Target: n}})
+	}
+	return s
+}
+
+func TestRefusals(t *testing.T) {
+	s := fleet(t)
+	s.Tokens["spent"] = &Token{Expires: 100, Spent: true}
+	s.Tokens["old"] = &Token{Expires: 100}
+	for want, c := range map[string]Command{
+		"not known":            {AddAgent: &AddAgent{Name: "x", Address: "x", TokenHash: "none"}},
+		"used already":         {AddAgent: &AddAgent{Name: "x", Address: "x", TokenHash: "spent"}},
+		"has expired":          {AddAgent: &AddAgent{Name: "x", Address: "x", TokenHash: "old", Label: 101}},
+		`named "c1" already`:   {AddAgent: &AddAgent{Name: "c1", Address: "x"}},
+		`group named "g"`:      {CreateGroup: &CreateGroup{Name: "g"}},
+		"period of 1 ms":       {CreateGroup: &CreateGroup{Name: "h", PeriodMS: 1}},
+		"not a power of two":   {CreateGroup: &CreateGroup{Name: "h", PortionSize: 3 << 20}},
+		"no secondary role":    {CreateVolume: &CreateVolume{Group: 1, Name: "x", Size: 1, Primary: 4, Source: "x", Secondary: 1, Target: "x"}},
+		"no primary role":      {CreateVolume: &CreateVolume{Group: 1, Name: "x", Size: 1, Primary: 1, Source: "x", Secondary: 6, Target: "x"}},
+		"belongs to volume":    {CreateVolume: &CreateVolume{Group: 1, Name: "x", Size: 1, Primary: 4, Source: "x", Secondary: 6, Target: "v1"}},
+		"not positive":         {CreateVolume: &CreateVolume{Group: 1, Name: "x", Primary: 4, Source: "x", Secondary: 6, Target: "x"}},
+		"it has 2 volumes":     {DeleteGroup: &DeleteGroup{Group: 1}},
+		"component of the cur": {RemoveAgent: &RemoveAgent{Agent: 1}},
+		`volume "v1" uses it`:  {RemoveAgent: &RemoveAgent{Agent: 4}},
+	} {
+		before := s.Encode()
+		if _, err := s.Apply(99, &c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want an error with %q, have %v", want, err)
+		}
+		if !bytes.Equal(before, s.Encode()) {
+			t.Errorf("%q changed the state", want)
+		}
+	}
+}
+
+// A token admits once.
+func TestTokenIsSpent(t *testing.T) {
+	s := fleet(t)
+	s.Tokens["t"] = &Token{Expires: 100}
+	if _, err := s.Apply(50, &Command{AddAgent: &AddAgent{Name: "n", Address: "n", TokenHash: "t", Label: 100}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Apply(51, &Command{AddAgent: &AddAgent{Name: "m", Address: "m", TokenHash: "t", Label: 100}}); err == nil {
+		t.Fatal("a spent token was taken")
+	}
+}
+
+func TestStateSurvivesItsEncoding(t *testing.T) {
+	s := fleet(t)
+	s.Apply(50, &Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	s.Apply(51, &Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
+	s.Apply(52, &Command{Lose: &Lose{Agent: 2, View: 1}})
+	c, err := Decode(s.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(s.Encode(), c.Encode()) {
+		t.Fatal("it comes back otherwise")
+	}
+	s.Version = FormatVersion + 1
+	if _, err := Decode(s.Encode()); err == nil || !strings.Contains(err.Error(), "upgrade") {
+		t.Fatalf("a newer version was taken: %v", err)
+	}
+}
+
+// On a loss only the portions of the lost component move, the survivor of each pair owns, and owner and mirror differ.
+func TestAssignmentFolds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 8).Draw(t, "components")
+		s := New("test")
+		var members []wire.AgentID
+		for i := range n {
+			members = append(members, wire.AgentID(i+1))
+			s.Agents[wire.AgentID(i+1)] = &Agent{ID: wire.AgentID(i + 1), Backup: true}
+		}
+		s.Members = append(s.Members, members...)
+		g := &Group{ID: 1, Grants: []Grant{{First: 1, Last: 9, View: 1, Members: members}}, Granted: 9}
+		s.Groups[1] = g
+		lost := rapid.Permutation(members).Draw(t, "lost")[:rapid.IntRange(0, n).Draw(t, "losses")]
+		portions := make([]wire.Portion, 200)
+		pairs := make([]Pair, len(portions))
+		for i := range portions {
+			portions[i] = wire.Portion{Volume: wire.VolumeID(i % 3), Index: uint32(i)}
+			pairs[i] = s.Pair(g, 5, portions[i])
+		}
+		for _, l := range lost {
+			s.lose(9, &Lose{Agent: l, View: s.View})
+			for i, p := range portions {
+				was, is := pairs[i], s.Pair(g, 5, p)
+				switch {
+				case was.Owner != l && was.Mirror != l && is != was:
+					t.Fatalf("portion %v moved from %v to %v when %d was lost", p, was, is, l)
+				case was.Owner == l && was.Mirror != 0 && is.Owner != was.Mirror:
+					t.Fatalf("portion %v: %v lost %d, and %v does not own", p, was, l, is)
+				case is.Owner != 0 && is.Owner == is.Mirror, is.Owner == l, is.Mirror == l:
+					t.Fatalf("portion %v is with %v after the loss of %d", p, is, l)
+				case is.Mirror == 0 && len(s.Members) > 1, is.Owner == 0 && len(s.Members) > 0:
+					t.Fatalf("portion %v is with %v while %v are there", p, is, s.Members)
+				}
+				pairs[i] = is
+			}
+		}
+	})
+}
+
+// Commands that come twice, late or of another view change nothing.
+func TestStaleCommandsAreNoOps(t *testing.T) {
+	s := fleet(t)
+	do := func(i uint64, c Command) { s.Apply(i, &c) }
+	do(50, Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	do(51, Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
+	do(52, Command{Commit: &Commit{Group: 1, UpTo: 2, View: 1}})
+	do(53, Command{ApplyTo: &ApplyTo{Group: 1, UpTo: 2, View: 1}})
+	do(54, Command{Applied: &Applied{Group: 1, Set: 1, View: 1}})
+	before := s.Encode()
+	for name, c := range map[string]Command{
+		"attach again":        {Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}},
+		"grant again":         {Open: &Open{Group: 1, First: 1, Last: 4, View: 1}},
+		"grant of old view":   {Open: &Open{Group: 1, First: 5, Last: 8, View: 0}},
+		"commit again":        {Commit: &Commit{Group: 1, UpTo: 2, View: 1}},
+		"commit of old view":  {Commit: &Commit{Group: 1, UpTo: 3, View: 0}},
+		"commit of ungranted": {Commit: &Commit{Group: 1, UpTo: 5, View: 1}},
+		"apply uncommitted":   {ApplyTo: &ApplyTo{Group: 1, UpTo: 3, View: 1}},
+		"applied again":       {Applied: &Applied{Group: 1, Set: 1, View: 1}},
+		"applied out of turn": {Applied: &Applied{Group: 1, Set: 3, View: 1}},
+		"applied of old view": {Applied: &Applied{Group: 1, Set: 2, View: 0}},
+		"seal of a live one":  {Seal: &Seal{Group: 1, Inc: 50, Seq: 3, View: 1}},
+		"loss of old view":    {Lose: &Lose{Agent: 2, View: 0}},
+		"giving up too late":  {GiveUp: &GiveUp{Group: 1, View: 1, Applied: 0}},
+		"admit a member":      {Admit: &Admit{Agent: 1}},
+		"final without fence": {Final: &Final{Group: 1, Set: 2, View: 1}},
+	} {
+		do(60, c)
+		if !bytes.Equal(before, s.Encode()) {
+			t.Fatalf("%s changed the state", name)
+		}
+	}
+}
+
+// The first seal and the first verdict win.
+func TestFirstWordWins(t *testing.T) {
+	s := fleet(t)
+	do := func(i uint64, c Command) { s.Apply(i, &c) }
+	do(50, Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	do(51, Command{Attach: &Attach{Group: 1, Primary: 5, Nonce: 8}})
+	do(52, Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
+	do(53, Command{Verdict: &Verdict{Group: 1, Set: 1, Cut: false}})
+	do(54, Command{Verdict: &Verdict{Group: 1, Set: 1, Cut: true}})
+	if cut, decided := s.Groups[1].Verdict(1); cut || !decided {
+		t.Fatal("a void boundary became a cut")
+	}
+	do(55, Command{End: &End{Group: 1, Inc: 50}})
+	do(56, Command{Seal: &Seal{Group: 1, Inc: 50, Seq: 3, Last: 1, View: 1}})
+	do(57, Command{Seal: &Seal{Group: 1, Inc: 50, Seq: 9, Last: 2, View: 1}})
+	if inc := s.Groups[1].Inc(50); inc.Seal != 3 {
+		t.Fatalf("a seal grew from 3 to %d", inc.Seal)
+	}
+}

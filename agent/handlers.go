@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"flotilla/agent/api"
+	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
+	"flotilla/blockdev"
+	"flotilla/wire"
+)
+
+func noAgent(name string) error {
+	return &api.Error{Code: api.NotFound, Text: fmt.Sprintf("there is no agent named %q: `flotilla status` lists them", name)}
+}
+
+// groupNamed returns the group that a request's path names.
+func groupNamed(n *core.Node, r *http.Request) (*cluster.Group, error) {
+	name := r.PathValue("group")
+	if g := n.State().GroupByName(name); g != nil {
+		return g, nil
+	}
+	return nil, &api.Error{Code: api.NotFound, Text: fmt.Sprintf("there is no group named %q: `flotilla group list` lists them", name)}
+}
+
+// getStatus answers with the captain's view, or with this agent's own where the captain cannot be reached.
+func (s *apiServer) getStatus(w http.ResponseWriter, r *http.Request) error {
+	var own *api.Status
+	var captain wire.AgentID
+	var address string
+	elected := s.events.electedAt()
+	s.loop.View(func(n *core.Node) {
+		own, captain = statusOf(n, elected), n.Captain()
+		if a := n.State().Agents[captain]; a != nil {
+			address = a.Address
+		}
+	})
+	own.Cluster = s.creds.Cluster.String() // also before the state has arrived
+	if !own.Complete && address != "" && r.Header.Get(hopHeader) == "" {
+		err := s.passOn(w, r, captain, address)
+		if err == nil {
+			return nil
+		}
+		own.Alarms = append(own.Alarms, api.Alarm{
+			Name: "captain-unreachable", Agent: own.Captain, Text: err.Error(), Remedy: "look at that agent and at the network to it",
+		})
+	}
+	writeJSON(w, http.StatusOK, own)
+	return nil
+}
+
+func (s *apiServer) getEvents(w http.ResponseWriter, r *http.Request) error {
+	after, err := numberParameter(r, "after")
+	if err != nil {
+		return err
+	}
+	wait, err := numberParameter(r, "wait")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), min(time.Duration(min(wait, 3600))*time.Second, maxEventWait))
+	defer cancel()
+	events, missed, next := s.events.after(ctx, after)
+	page := api.EventPage{Run: s.events.run, Missed: missed, Events: []api.Event{}, Next: next}
+	names := map[wire.GroupID]string{}
+	s.loop.View(func(n *core.Node) {
+		for id, g := range n.State().Groups {
+			names[id] = g.Name
+		}
+	})
+	for _, e := range events {
+		name := names[e.group]
+		if name == "" && e.group != 0 {
+			name = fmt.Sprintf("group %d", e.group) // deleted meanwhile
+		}
+		page.Events = append(page.Events, api.Event{Seq: e.seq, At: e.at.UTC(), Name: e.name, Group: name, Attrs: e.attrs})
+	}
+	writeJSON(w, http.StatusOK, page)
+	return nil
+}
+
+// numberParameter reads a number of the query; 0 when it is not there.
+func numberParameter(r *http.Request, key string) (uint64, error) {
+	text := r.URL.Query().Get(key)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, &api.Error{Code: api.Invalid, Text: fmt.Sprintf("parameter %s: %q is not a number", key, text)}
+	}
+	return n, nil
+}
+
+func (s *apiServer) getLocal(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.local())
+	return nil
+}
+
+func (s *apiServer) getDevice(w http.ResponseWriter, r *http.Request) error {
+	path := r.URL.Query().Get("path")
+	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: true, Buffered: true})
+	if err != nil {
+		return &api.Error{Code: api.Invalid, Text: err.Error()}
+	}
+	answer := api.Device{Path: path, Size: dev.Size()}
+	if err := dev.Close(); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, answer)
+	return nil
+}
+
+// change proposes a command and answers with the number that it gave.
+func (s *apiServer) change(w http.ResponseWriter, r *http.Request, command func(n *core.Node) (cluster.Command, error)) error {
+	id, err := s.propose(r.Context(), command)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, api.Made{ID: id})
+	return nil
+}
+
+func modeOf(text string) (cluster.Mode, error) {
+	if text == "" {
+		return 0, nil
+	}
+	if m, ok := cluster.ParseMode(text); ok {
+		return m, nil
+	}
+	return 0, &api.Error{Code: api.Invalid, Text: fmt.Sprintf("mode %q is neither async nor sync", text)}
+}
+
+func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
+	var q api.GroupRequest
+	if err := readJSON(r, &q); err != nil {
+		return err
+	}
+	mode, err := modeOf(q.Mode)
+	if err != nil {
+		return err
+	}
+	if err := checkName("group", q.Name); err != nil {
+		return err
+	}
+	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
+		return cluster.Command{CreateGroup: &cluster.CreateGroup{
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize,
+		}}, nil
+	})
+}
+
+func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
+	var q api.GroupRequest
+	if err := readJSON(r, &q); err != nil {
+		return err
+	}
+	mode, err := modeOf(q.Mode)
+	if err != nil {
+		return err
+	}
+	if q.Name != "" || q.PortionSize != 0 {
+		return &api.Error{Code: api.Invalid, Text: "a group's name and portion size are fixed when it is made: make another group"}
+	}
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes}}, nil
+	})
+}
+
+func (s *apiServer) deleteGroup(w http.ResponseWriter, r *http.Request) error {
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		return cluster.Command{DeleteGroup: &cluster.DeleteGroup{Group: g.ID}}, nil
+	})
+}
+
+func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
+	var q api.VolumeRequest
+	if err := readJSON(r, &q); err != nil {
+		return err
+	}
+	if err := checkName("volume", q.Name); err != nil {
+		return err
+	}
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		primary, secondary := n.State().AgentByName(q.Primary), n.State().AgentByName(q.Secondary)
+		switch {
+		case primary == nil:
+			return cluster.Command{}, noAgent(q.Primary)
+		case secondary == nil:
+			return cluster.Command{}, noAgent(q.Secondary)
+		case q.Source == "" || q.Target == "":
+			return cluster.Command{}, &api.Error{Code: api.Invalid, Text: "a volume needs a source and a target"}
+		}
+		return cluster.Command{CreateVolume: &cluster.CreateVolume{
+			Group: g.ID, Name: q.Name, Size: q.Size,
+			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target,
+		}}, nil
+	})
+}
+
+func (s *apiServer) deleteVolume(w http.ResponseWriter, r *http.Request) error {
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		for _, v := range g.Volumes {
+			if v.Name == r.PathValue("volume") {
+				return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: v.ID}}, nil
+			}
+		}
+		return cluster.Command{}, &api.Error{Code: api.NotFound, Text: fmt.Sprintf(
+			"group %q has no volume named %q: `flotilla volume list` lists them", g.Name, r.PathValue("volume"))}
+	})
+}
+
+func (s *apiServer) getPlan(w http.ResponseWriter, r *http.Request) error {
+	var plan *api.Plan
+	var err error
+	s.loop.View(func(n *core.Node) {
+		var g *cluster.Group
+		if g, err = groupNamed(n, r); err == nil {
+			plan = planOf(n, g)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, plan)
+	return nil
+}
+
+func (s *apiServer) postPromote(w http.ResponseWriter, r *http.Request) error {
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		return cluster.Command{Promote: &cluster.Promote{Group: g.ID, Label: n.Label()}}, nil
+	})
+}
+
+func (s *apiServer) deleteAgent(w http.ResponseWriter, r *http.Request) error {
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		a := n.State().AgentByName(r.PathValue("agent"))
+		if a == nil {
+			return cluster.Command{}, noAgent(r.PathValue("agent"))
+		}
+		if a.ID == n.ID() {
+			return cluster.Command{}, &api.Error{Code: api.Refused, Text: fmt.Sprintf(
+				"agent %q is the captain now: stop it first, then ask again through another agent", a.Name)}
+		}
+		return cluster.Command{RemoveAgent: &cluster.RemoveAgent{Agent: a.ID}}, nil
+	})
+}
+
+// checkName refuses names that would not do in a path, an export's name or a table.
+func checkName(what, name string) error {
+	const longest = 63
+	ok := name != "" && len(name) <= longest
+	for _, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '.', c == '-', c == '_':
+		default:
+			ok = false
+		}
+	}
+	if !ok || name == "." || name == ".." {
+		return &api.Error{Code: api.Invalid, Text: fmt.Sprintf(
+			"%s name %q: want 1 to %d letters, digits, dots, hyphens and underscores", what, name, longest)}
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"net/http"
+	"strconv"
+
+	"flotilla/agent/api"
+	"flotilla/agent/core"
+	"flotilla/agent/peers"
+	"flotilla/nbd"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// collector turns the status, the events and the figures of the transport and of the NBD server into metrics whenever they
+// are asked for.
+type collector struct {
+	status func() (*api.Status, bool) // and whether this agent is the captain
+	events *eventLog
+	peers  func() peers.Stats
+	nbd    func() nbd.Stats
+
+	view, members, captain, eventCount       *prometheus.Desc
+	set, rpo, queued, copyLeft               *prometheus.Desc
+	journalUsed, journalLimit, updates       *prometheus.Desc
+	peerSent, peerReceived                   *prometheus.Desc
+	nbdConnections, nbdAnswered, nbdBuffered *prometheus.Desc
+}
+
+func newCollector(status func() (*api.Status, bool), events *eventLog, peers func() peers.Stats, nbd func() nbd.Stats) *collector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("flotilla_"+name, help, labels, nil)
+	}
+	return &collector{
+		status: status, events: events, peers: peers, nbd: nbd,
+		view:       d("view", "Number of the membership."),
+		members:    d("members", "Backup components in the view."),
+		captain:    d("captain", "1 on the agent that is the captain."),
+		eventCount: d("events_total", "Events since the agent's start.", "event"),
+		set:        d("group_set", "Sets of a group by how far they are.", "group", "stage"),
+		rpo:        d("group_rpo_seconds", "Age of the newest recovery point.", "group"),
+		queued:     d("source_queued_bytes", "What a primary holds that is not yet held by components; on the captain.", "group", "agent"),
+		copyLeft:   d("source_copy_left_bytes", "What a primary still has to copy; on the captain.", "group", "agent"),
+
+		journalUsed:  d("journal_used_bytes", "Space that a component's journal takes; on the captain.", "agent"),
+		journalLimit: d("journal_limit_bytes", "Space that a component's journal may take; on the captain.", "agent"),
+		updates:      d("component_updates", "Unapplied updates that a component holds; on the captain.", "agent", "as"),
+
+		peerSent:     d("peer_sent_bytes_total", "Bytes sent to another agent since the start, above TLS; of kind data: updates, compressed.", "peer", "kind"),
+		peerReceived: d("peer_received_bytes_total", "Bytes received from another agent since the start, above TLS.", "peer", "kind"),
+
+		nbdConnections: d("nbd_connections", "Open NBD connections."),
+		nbdAnswered:    d("nbd_requests_total", "NBD requests answered."),
+		nbdBuffered:    d("nbd_buffer_bytes", "Memory of NBD payloads in use."),
+	}
+}
+
+// newMetricsHandler serves a registry of the agent's own.
+func newMetricsHandler(c *collector) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(c, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft,
+		c.journalUsed, c.journalLimit, c.updates, c.peerSent, c.peerReceived, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	s, captain := c.status()
+	gauge(c.view, float64(s.View))
+	members := 0
+	for i := range s.Components {
+		m := &s.Components[i]
+		if m.Member {
+			members++
+		}
+		if captain {
+			gauge(c.journalUsed, float64(m.JournalUsed), m.Agent)
+			gauge(c.journalLimit, float64(m.JournalLimit), m.Agent)
+			gauge(c.updates, float64(m.OwnedUpdates), m.Agent, "owner")
+			gauge(c.updates, float64(m.MirroredUpdates), m.Agent, "mirror")
+		}
+	}
+	gauge(c.members, float64(members))
+	gauge(c.captain, map[bool]float64{true: 1}[captain])
+	for i := range s.Groups {
+		g := &s.Groups[i]
+		gauge(c.set, float64(g.Granted), g.Name, "granted")
+		gauge(c.set, float64(g.Committed), g.Name, "committed")
+		gauge(c.set, float64(g.Applying), g.Name, "applying")
+		gauge(c.set, float64(g.Applied), g.Name, "applied")
+		if g.RPOSeconds != nil {
+			gauge(c.rpo, *g.RPOSeconds, g.Name)
+		}
+		for j := range g.Primaries {
+			if p := &g.Primaries[j]; p.Known {
+				gauge(c.queued, float64(p.Queued), g.Name, p.Agent)
+				gauge(c.copyLeft, float64(p.CopyLeft), g.Name, p.Agent)
+			}
+		}
+	}
+	c.events.eachCount(func(name string, n uint64) { counter(c.eventCount, float64(n), name) })
+	names := map[uint64]string{}
+	for _, a := range s.Agents {
+		names[a.ID] = a.Name
+	}
+	for _, l := range c.peers().Lanes {
+		peer := names[uint64(l.Peer)]
+		if peer == "" {
+			peer = strconv.FormatUint(uint64(l.Peer), 10)
+		}
+		counter(c.peerSent, float64(l.Sent), peer, l.Kind.String())
+		counter(c.peerReceived, float64(l.Received), peer, l.Kind.String())
+	}
+	n := c.nbd()
+	gauge(c.nbdConnections, float64(n.Connections))
+	counter(c.nbdAnswered, float64(n.Answered))
+	gauge(c.nbdBuffered, float64(n.BufferBytes))
+}
+
+// statusNow is the collector's source of the status.
+func (s *apiServer) statusNow() (status *api.Status, captain bool) {
+	elected := s.events.electedAt()
+	s.loop.View(func(n *core.Node) { status = statusOf(n, elected) })
+	return status, status.Complete
+}

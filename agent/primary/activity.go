@@ -1,0 +1,284 @@
+package primary
+
+import (
+	"slices"
+	"sync"
+
+	"flotilla/agent/core"
+	"flotilla/agent/vfs"
+	"flotilla/wire"
+)
+
+// activity is the activity log and bitmap of one volume: core.Extents, and the file that keeps its bits.
+//
+// Two maps of bits must not be mixed up. What Extents says is what is to be on disk. onDisk says what is there for
+// certain, whatever happens: a bit leaves it when a sector without it may be written, and enters it when a sector with
+// it is durable. A write of the source needs onDisk; that another writer has set the bit in Extents and is still
+// making it durable is not enough.
+type activity struct {
+	mu     sync.Mutex
+	ext    *core.Extents
+	onDisk bitset
+	stale  bitset // sectors that may differ from Extents on disk
+	behind int    // how many are
+	redo   int    // the extent that is being copied and was dirtied meanwhile, -1 for none
+	at     int    // the extent that is being copied, -1 for none
+
+	running bool         // somebody makes bits durable
+	next    *activeRound // those who come meanwhile share the next round
+
+	// Only who runs a round uses these.
+	file    *bitFile
+	shape   bitShape
+	secs    []int
+	encoded []byte
+}
+
+// activeRound is one write of the file that several wait for. One of them takes the token from lead.
+type activeRound struct {
+	lead chan struct{} // capacity 1
+	done chan struct{}
+	err  error
+}
+
+// openActivity reads the bits of a volume. The reason says why some or all of them were taken as set, and is nil for a
+// volume that is new here.
+func openActivity(fsys vfs.FS, name string, shape bitShape) (a *activity, fresh bool, reason error) {
+	file, bits, _, reason := openBitFile(fsys, name, shape)
+	n := shape.extents()
+	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), redo: -1, at: -1, file: file, shape: shape}
+	if bits == nil {
+		a.ext = core.NewExtents(shape.size, shape.extent, nil)
+	} else {
+		a.ext = core.NewExtents(shape.size, shape.extent, bits.has)
+	}
+	if file.whole() {
+		a.touchedLocked(0, n-1)
+	} else {
+		copy(a.onDisk, bits)
+	}
+	return a, bits == nil && reason == nil, reason
+}
+
+// touch announces a write and returns once a crash would not forget it. In any case one of numbered and dirtied follows.
+func (a *activity) touch(off, length int64) error {
+	a.mu.Lock()
+	a.ext.Touch(off, length)
+	first, last := a.ext.Range(off, length)
+	durable := true
+	for i := first; i <= last && durable; i++ {
+		durable = a.onDisk.has(i)
+	}
+	if durable {
+		a.mu.Unlock()
+		return nil
+	}
+	a.touchedLocked(first, last)
+	a.mu.Unlock()
+	return a.commit()
+}
+
+// covers reports whether touch would not have to make anything durable.
+func (a *activity) covers(off, length int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first, last := a.ext.Range(off, length)
+	for i := first; i <= last; i++ {
+		if !a.onDisk.has(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// touchedLocked notes that the sectors of these extents are to be written.
+func (a *activity) touchedLocked(first, last int) {
+	for sec := first / sectorBits; sec <= last/sectorBits; sec++ {
+		if !a.stale.has(sec) {
+			a.stale.set(sec)
+			a.behind++
+		}
+	}
+}
+
+// numbered ends a write whose updates are in the given set.
+func (a *activity) numbered(off, length int64, set wire.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ext.Numbered(off, length, set)
+}
+
+// dirtied ends a write that went into no set. It reports whether a running copy has more to do by it.
+func (a *activity) dirtied(off, length int64) (more bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ext.Dirtied(off, length)
+	if first, last := a.ext.Range(off, length); first <= a.at && a.at <= last {
+		a.redo = a.at // a part of it may have been read before
+	}
+	return a.ext.ToCopy() > 0
+}
+
+// commit returns when the bits, as they are now, are durable.
+func (a *activity) commit() error {
+	a.mu.Lock()
+	if !a.running {
+		a.running = true
+		a.mu.Unlock()
+		return a.run()
+	}
+	if a.next == nil {
+		a.next = &activeRound{lead: make(chan struct{}, 1), done: make(chan struct{})}
+	}
+	r := a.next
+	a.mu.Unlock()
+	select {
+	case <-r.done:
+	case <-r.lead:
+		r.err = a.run()
+		close(r.done)
+	}
+	return r.err
+}
+
+// run writes the stale sectors and hands over to the next round. Only who set running, or has the token, calls it.
+func (a *activity) run() error {
+	a.mu.Lock()
+	a.gatherLocked()
+	a.mu.Unlock()
+	var err error
+	if len(a.secs) > 0 {
+		err = a.file.write(a.secs, a.encoded)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k, sec := range a.secs {
+		if err != nil {
+			a.touchedLocked(a.shape.first(sec), a.shape.first(sec))
+			continue
+		}
+		content := a.encoded[k*bitSector+bitSectorHead:]
+		for i := a.shape.first(sec); i < a.shape.behind(sec); i++ {
+			if bitAt(content, i-a.shape.first(sec)) {
+				a.onDisk.set(i)
+			}
+		}
+	}
+	if a.next == nil {
+		a.running = false
+		return err
+	}
+	a.next.lead <- struct{}{}
+	a.next = nil
+	return err
+}
+
+// gatherLocked encodes what is to be written. From here on a bit that is clear is no longer certain to be set on disk.
+func (a *activity) gatherLocked() {
+	a.secs, a.encoded = a.secs[:0], a.encoded[:0]
+	all := a.file.whole()
+	if a.behind == 0 && !all {
+		return
+	}
+	for sec := range a.shape.sectors() {
+		if !all && !a.stale.has(sec) {
+			continue
+		}
+		a.secs = append(a.secs, sec)
+		a.encoded = a.shape.appendSector(a.encoded, sec, a.ext.Bit)
+		for i := a.shape.first(sec); i < a.shape.behind(sec); i++ {
+			if !a.ext.Bit(i) {
+				a.onDisk.clear(i)
+			}
+		}
+		a.stale.clear(sec)
+	}
+	a.behind = 0
+}
+
+// resync begins the copy of a new incarnation and returns the bytes to copy.
+func (a *activity) resync() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(a.ext.Resync()) * a.shape.extent
+}
+
+// detach forgets the sets of an incarnation that ended.
+func (a *activity) detach() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ext.Detach()
+}
+
+// nextCopy returns the next extent to copy and its range. copied, or skip, follows.
+func (a *activity) nextCopy() (i int, off, length int64, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i, ok = a.ext.Next(); !ok {
+		return 0, 0, 0, false
+	}
+	off, length = a.ext.Span(i)
+	a.at, a.redo = i, -1
+	return i, off, length, true
+}
+
+// copied ends the copy of an extent, unless it was dirtied meanwhile and is to be copied again.
+func (a *activity) copied(i int, set wire.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.redo != i {
+		a.ext.Copied(i, set)
+	}
+	a.at, a.redo = -1, -1
+}
+
+// skip leaves an extent to be copied another time.
+func (a *activity) skip() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at, a.redo = -1, -1
+}
+
+// toCopy returns the bytes still to be copied, and marked those that a crash would have copied.
+func (a *activity) toCopy() (left, marked int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(a.ext.ToCopy()) * a.shape.extent, int64(a.ext.Marked()) * a.shape.extent
+}
+
+// clean clears the bits of extents whose updates are all applied, but for keep of them. flush makes the source durable
+// and is called only when there is something to clear. The cleared bits get to the disk with the next commit.
+func (a *activity) clean(applied wire.Set, keep, limit int, flush func() error) (cleared int, err error) {
+	a.mu.Lock()
+	candidates := a.ext.Clean(applied, keep, limit)
+	a.mu.Unlock()
+	if len(candidates) == 0 {
+		return 0, nil
+	}
+	if err := flush(); err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.ext.Marked()
+	if a.ext.Cleared(candidates, applied) {
+		for _, i := range slices.Compact(sectorsOf(candidates)) {
+			a.touchedLocked(i*sectorBits, i*sectorBits)
+		}
+	}
+	return before - a.ext.Marked(), nil
+}
+
+func sectorsOf(extents []int) []int {
+	secs := make([]int, len(extents))
+	for k, i := range extents {
+		secs[k] = i / sectorBits
+	}
+	return secs
+}
+
+// close ends the use of the file; what is not committed is lost, to the safe side. Nobody may be inside any more.
+func (a *activity) close() error { return a.file.close() }
+
+// remove ends the use of the file and takes it away.
+func (a *activity) remove() error { return a.file.remove() }

@@ -1,0 +1,371 @@
+package primary
+
+import (
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"flotilla/agent/vfs"
+	"flotilla/agent/vfs/crashfs"
+	"flotilla/wire"
+)
+
+// logShape has a few sectors of bits.
+var logShape = bitShape{volume: 7, size: 3*sectorBits*4096 - 1000, extent: 4096}
+
+const logName = "/7.bits"
+
+// logModel is what the log must not forget: extents whose source was written and not applied and flushed.
+type logModel struct {
+	a      *activity
+	rng    *rand.Rand
+	unsafe map[int]wire.Set // extents that were written, by the set that has them; 0 for none
+	set    wire.Set
+}
+
+// step does one random thing with the log, as a primary does, and returns the first error.
+func (m *logModel) step() error {
+	e := m.a.shape.extent
+	switch m.rng.IntN(6) {
+	case 0, 1, 2: // a write
+		first := m.rng.IntN(m.a.shape.extents() - 3)
+		if m.rng.IntN(2) == 0 {
+			first = m.rng.IntN(40) // a working set
+		}
+		n := 1 + m.rng.IntN(3)
+		off, length := int64(first)*e, int64(n)*e
+		if err := m.a.touch(off, length); err != nil {
+			m.a.dirtied(off, length)
+			return err
+		}
+		set := m.set
+		for i := first; i < first+n; i++ {
+			m.unsafe[i] = set
+		}
+		m.a.numbered(off, length, set)
+	case 3: // some are applied, and cleared
+		applied := m.set - 1
+		if _, err := m.a.clean(applied, m.rng.IntN(30), 1000, func() error {
+			for i, set := range m.unsafe {
+				if set != 0 && set <= applied {
+					delete(m.unsafe, i)
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	case 4:
+		m.set++
+	case 5:
+		return m.a.commit()
+	}
+	return nil
+}
+
+// check opens the log anew and looks that no unsafe extent is clear.
+func (m *logModel) check(t *testing.T, fsys vfs.FS) {
+	t.Helper()
+	b, _, _ := openActivity(fsys, logName, logShape)
+	for i := range m.unsafe {
+		if !b.ext.Bit(i) {
+			t.Fatalf("extent %d was written in set %d and reads as clear", i, m.unsafe[i])
+		}
+	}
+	if err := b.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// prepare makes a log all of whose bits are clear on disk.
+func prepare(t *testing.T, fsys vfs.FS) *activity {
+	t.Helper()
+	a, fresh, err := openActivity(fsys, logName, logShape)
+	if err != nil || !fresh {
+		t.Fatalf("a new log: fresh %v, %v", fresh, err)
+	}
+	a.resync()
+	for {
+		i, _, _, ok := a.nextCopy()
+		if !ok {
+			break
+		}
+		a.copied(i, 1)
+	}
+	if n, err := a.clean(1, 0, maxExtents, func() error { return nil }); err != nil || n != logShape.extents() {
+		t.Fatalf("cleared %d, %v", n, err)
+	}
+	if err := a.commit(); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// TestCrashAtEveryWrite cuts the power at the k-th operation of the file, for every k.
+func TestCrashAtEveryWrite(t *testing.T) {
+	const steps = 40
+	for seed := range uint64(25) {
+		for k := 1; ; k++ {
+			fsys := crashfs.New(seed)
+			a := prepare(t, fsys)
+			m := &logModel{a: a, rng: rand.New(rand.NewPCG(seed, 1)), unsafe: map[int]wire.Set{}, set: 2}
+			fsys.CutAt(k)
+			var err error
+			for s := 0; s < steps && err == nil; s++ {
+				err = m.step()
+			}
+			cut := fsys.Down()
+			if !cut {
+				fsys.PowerCut()
+			}
+			fsys.Restart()
+			m.check(t, fsys)
+			if !cut {
+				break
+			}
+		}
+	}
+}
+
+// TestFailedFlush lets flushes and writes fail: the failed one is not tried again on the same file.
+func TestFailedFlush(t *testing.T) {
+	for seed := range uint64(80) {
+		fsys := crashfs.New(seed)
+		a := prepare(t, fsys)
+		rng := rand.New(rand.NewPCG(seed, 2))
+		m := &logModel{a: a, rng: rng, unsafe: map[int]wire.Set{}, set: 2}
+		fail := rand.New(rand.NewPCG(seed, 3))
+		fsys.SetHook(func(op crashfs.Op) error {
+			if op.Kind != crashfs.Read && fail.IntN(6) == 0 {
+				return syscall.EIO
+			}
+			return nil
+		})
+		good := 0
+		for range 60 {
+			if m.step() == nil {
+				good++
+			}
+		}
+		fsys.SetHook(nil)
+		fsys.PowerCut()
+		fsys.Restart()
+		m.check(t, fsys)
+		if good == 0 {
+			t.Errorf("seed %d: nothing ever worked", seed)
+		}
+	}
+}
+
+// TestRot flips bytes of a log at rest: what is damaged reads as set.
+func TestRot(t *testing.T) {
+	for seed := range uint64(50) {
+		fsys := crashfs.New(seed)
+		a := prepare(t, fsys)
+		m := &logModel{a: a, rng: rand.New(rand.NewPCG(seed, 4)), unsafe: map[int]wire.Set{}, set: 2}
+		for range 30 {
+			if err := m.step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.commit(); err != nil {
+			t.Fatal(err)
+		}
+		at := m.rng.Int64N(4 * bitSector)
+		if err := fsys.Corrupt(logName, at, 0x10); err != nil {
+			t.Fatal(err)
+		}
+		fsys.Restart()
+		m.check(t, fsys)
+		b, _, reason := openActivity(fsys, logName, logShape)
+		if reason == nil {
+			t.Errorf("seed %d: rot at byte %d was not noticed", seed, at)
+		}
+		if at >= bitSector {
+			if sec := int(at/bitSector) - 1; !b.ext.Bit(logShape.first(sec)) || !b.ext.Bit(logShape.behind(sec)-1) {
+				t.Errorf("seed %d: sector %d is damaged and has clear bits", seed, sec)
+			}
+		}
+		// It is mended with the next write.
+		if err := b.commit(); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, reason := openActivity(fsys, logName, logShape); reason != nil {
+			t.Errorf("seed %d: after a write still: %v", seed, reason)
+		}
+	}
+}
+
+func TestAnotherVolumesLogIsOfNoUse(t *testing.T) {
+	fsys := crashfs.New(1)
+	if err := prepare(t, fsys).close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []bitShape{
+		{volume: 8, size: logShape.size, extent: logShape.extent},
+		{volume: 7, size: logShape.size + 4096, extent: logShape.extent},
+		{volume: 7, size: logShape.size, extent: 2 * logShape.extent},
+	} {
+		a, _, reason := openActivity(fsys, logName, other)
+		if reason == nil || a.ext.Marked() != other.extents() {
+			t.Errorf("%+v: %d of %d bits set, %v", other, a.ext.Marked(), other.extents(), reason)
+		}
+	}
+	a, fresh, reason := openActivity(fsys, logName, logShape)
+	if fresh || reason != nil || a.ext.Marked() != 0 {
+		t.Errorf("its own log: %d bits set, %v", a.ext.Marked(), reason)
+	}
+	if err := a.remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := fsys.Open(logName); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after remove: %v", err)
+	}
+}
+
+// TestSecondWriterWaitsForTheFirst: a bit that another writer is still making durable is no leave to write.
+func TestSecondWriterWaitsForTheFirst(t *testing.T) {
+	fsys := crashfs.New(1)
+	a := prepare(t, fsys)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var syncs atomic.Int32
+	a.file.file = slowFile{a.file.file, func() {
+		if syncs.Add(1) == 1 {
+			close(entered)
+			<-leave
+		}
+	}}
+	var durable atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.touch(0, 4096); err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered
+	second := make(chan struct{})
+	wg.Go(func() {
+		if err := a.touch(512, 512); err != nil {
+			t.Error(err)
+		}
+		if !durable.Load() {
+			t.Error("the second writer went on before the bit was durable")
+		}
+		close(second)
+	})
+	// The second writer has nothing left to do but wait for a round: wait until it is listed.
+	for {
+		a.mu.Lock()
+		listed := a.next != nil
+		a.mu.Unlock()
+		select {
+		case <-second:
+			listed = true
+		default:
+		}
+		if listed {
+			break
+		}
+	}
+	durable.Store(true)
+	close(leave)
+	wg.Wait()
+}
+
+type slowFile struct {
+	vfs.File
+	before func()
+}
+
+func (f slowFile) SyncData() error {
+	f.before()
+	return f.File.SyncData()
+}
+
+// TestDirtiedUnderCopy: an extent is copied in several pieces; a failed write into one that was read already is not lost.
+func TestDirtiedUnderCopy(t *testing.T) {
+	a, _, err := openActivity(crashfs.New(1), logName, logShape)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := a.resync()
+	i, off, _, ok := a.nextCopy()
+	if !ok {
+		t.Fatal("nothing to copy")
+	}
+	if err := a.touch(off, 512); err != nil {
+		t.Fatal(err)
+	}
+	if !a.dirtied(off, 512) {
+		t.Error("nothing is left to copy")
+	}
+	a.copied(i, 3)
+	if left, _ := a.toCopy(); left != before {
+		t.Errorf("%d bytes are left to copy of %d: the failed write is forgotten", left, before)
+	}
+	if again, _, _, _ := a.nextCopy(); again != i {
+		t.Errorf("extent %d is next, not %d", again, i)
+	}
+	a.copied(i, 3)
+	if left, _ := a.toCopy(); left != before-logShape.extent {
+		t.Errorf("%d bytes are left to copy after the second copy", left)
+	}
+}
+
+// TestGroupCommit counts the flushes of many writers.
+func TestGroupCommit(t *testing.T) {
+	fsys := crashfs.New(1)
+	a := prepare(t, fsys)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var syncs atomic.Int32
+	a.file.file = slowFile{a.file.file, func() {
+		if syncs.Add(1) == 1 {
+			close(entered)
+			<-leave
+		}
+	}}
+	var wg sync.WaitGroup
+	touch := func(i int) {
+		wg.Go(func() {
+			if err := a.touch(int64(i)*4096, 4096); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	touch(0)
+	<-entered
+	for i := range 100 {
+		touch(1 + i*50)
+	}
+	for marked := 0; marked < 101; {
+		a.mu.Lock()
+		marked = a.ext.Marked()
+		a.mu.Unlock()
+	}
+	close(leave)
+	wg.Wait()
+	if n := syncs.Load(); n > 3 {
+		t.Errorf("%d flushes for 101 writers", n)
+	}
+}
+
+func FuzzParseSector(f *testing.F) {
+	f.Add(logShape.appendSector(nil, 1, func(i int) bool { return i%3 == 0 }))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) < bitSector {
+			return
+		}
+		bits, ok := logShape.parseSector(raw, 1)
+		if !ok {
+			return
+		}
+		again := logShape.appendSector(nil, 1, func(i int) bool { return bitAt(bits, i-logShape.first(1)) })
+		if got, ok := logShape.parseSector(again, 1); !ok || string(got) != string(bits) {
+			t.Error("a sector does not survive being written again")
+		}
+	})
+}

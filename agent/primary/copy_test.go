@@ -1,0 +1,169 @@
+package primary_test
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
+	"flotilla/agent/primary"
+	"flotilla/blockdev"
+	"flotilla/blockdev/faulty"
+)
+
+// TestFirstCopyUnderWrites copies a source with data, zeroes and holes while it is written, in extents that are smaller
+// and larger than what is copied in one piece.
+func TestFirstCopyUnderWrites(t *testing.T) {
+	for _, extent := range []int64{64 << 10, 4 << 20} {
+		t.Run(sizeName(extent), func(t *testing.T) {
+			seed := seedOf(t)
+			inBubble(t, func(t *testing.T) {
+				const size = 24<<20 + 4096
+				src := blockdev.NewMemory(size)
+				rng := rand.New(rand.NewPCG(seed, 9))
+				for range 100 { // a third is data, some of it zeroes that are written
+					data := make([]byte, 4096*(1+rng.IntN(40)))
+					if rng.IntN(3) > 0 {
+						for i := range data {
+							data[i] = byte(rng.Uint32())
+						}
+					}
+					if _, err := src.WriteAt(data, rng.Int64N((size-int64(len(data)))/512)*512); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w := newWorld(t, cluster.Async, primary.Limits{Extent: extent, CopyRate: 20 << 20})
+				w.sources["/src/a"] = src
+				w.targets[1] = blockdev.NewMemory(size)
+				// The target holds something else, so that a range that is not copied is seen.
+				if _, err := w.targets[1].WriteAt(bytes.Repeat([]byte{0xee}, size), 0); err != nil {
+					t.Fatal(err)
+				}
+				w.propose(*w.createVolume(volumeSpec{"a", size}))
+				w.attached()
+				w.scribble(seed, 1, 4, 100)
+				if st := w.group().Volumes[0]; st.ToCopy == 0 {
+					t.Error("the copy was whole before the writes: the test shows nothing")
+				}
+				w.settled()
+				if !w.saw("copy.whole") {
+					t.Error("no event")
+				}
+				w.shut()
+			})
+		})
+	}
+}
+
+func sizeName(n int64) string {
+	if n < 1<<20 {
+		return "small-extents"
+	}
+	return "large-extents"
+}
+
+// TestResyncIsBroken: while a resync is under way no recovery point comes out of it, and after it they do.
+func TestResyncIsBroken(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		limits := small
+		limits.CopyRate = 1 << 20
+		w := newWorld(t, cluster.Async, limits, volumeSpec{"a", 4 << 20})
+		w.scribble(1, 1, 2, 20)
+		w.settled()
+		w.host.loop.Do(func(n *core.Node, now time.Duration) { n.Suspend(now, groupID) })
+		w.eventually("it is detached", func() bool { v, _ := w.view(); return v.Inc == 0 })
+		w.write(1, 0, bytes.Repeat([]byte{5}, 3<<20))
+		time.Sleep(2 * time.Second) // what is held of the old incarnation is sealed and applied
+		_, before := w.view()
+		w.host.loop.Do(func(n *core.Node, now time.Duration) { n.Unsuspend(now, groupID) })
+		w.attached()
+		time.Sleep(time.Second) // 20 periods
+		_, during := w.view()
+		if w.group().Volumes[0].ToCopy == 0 {
+			t.Fatal("the resync was whole too soon: the test shows nothing")
+		}
+		if during.Committed != before.Committed {
+			t.Errorf("sets up to %d were committed in the middle of a resync", during.Committed)
+		}
+		w.settled()
+		w.shut()
+	})
+}
+
+// TestUnreadableSource: a copy that meets an error goes on once it is mended.
+func TestUnreadableSource(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, cluster.Async, small)
+		dev := faulty.New(blockdev.NewMemory(4 << 20))
+		w.sources["/src/a"] = dev
+		w.targets[1] = blockdev.NewMemory(4 << 20)
+		if _, err := dev.WriteAt(bytes.Repeat([]byte{3}, 1<<20), 0); err != nil {
+			t.Fatal(err)
+		}
+		heal := dev.Inject(faulty.Fault{Op: faulty.Read, Offset: 100 << 10, Length: 4096, Times: -1})
+		w.propose(*w.createVolume(volumeSpec{"a", 4 << 20}))
+		w.eventually("the error shows", func() bool {
+			st := w.group()
+			return len(st.Volumes) == 1 && st.Volumes[0].Error != ""
+		})
+		heal()
+		w.settled()
+		w.shut()
+	})
+}
+
+// TestVolumesComeAndGo creates and deletes volumes while the group replicates.
+func TestVolumesComeAndGo(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, cluster.Async, small, volumeSpec{"a", 4 << 20})
+		w.scribble(1, 1, 2, 20)
+		w.settled()
+		v, _ := w.view()
+		// A volume whose source is missing does not hold up the others, and is tried again.
+		w.setFault(func() {
+			w.addVolume(1, volumeSpec{"b", 2 << 20})
+			w.opened["/src/b"] = blockdev.ErrInUse
+		})
+		w.propose(*w.createVolume(volumeSpec{"b", 2 << 20}))
+		w.eventually("the failure shows", func() bool {
+			st := w.group()
+			return len(st.Volumes) == 2 && st.Volumes[1].Error != "" && w.saw("volume.unavailable")
+		})
+		w.scribble(2, 1, 2, 20)
+		w.setFault(func() { delete(w.opened, "/src/b") })
+		w.scribble(3, 2, 2, 20)
+		w.settled()
+		if now, _ := w.view(); now.Inc != v.Inc {
+			t.Error("a new volume cost the incarnation")
+		}
+		w.propose(cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: 1}})
+		w.eventually("it is closed", func() bool { return w.host.p.Export(1) == nil && w.saw("volume.closed") })
+		if _, err := w.fs.Open("/state/primary/1.bits"); err == nil {
+			t.Error("its activity log stays behind")
+		}
+		w.scribble(4, 2, 2, 20)
+		w.settled()
+		w.propose(cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: 2}})
+		w.eventually("the group is gone", func() bool { return len(w.host.p.Status().Groups) == 0 })
+		w.shut()
+	})
+}
+
+// TestWrongSizeIsRefused: a source of another size than the volume's is never opened.
+func TestWrongSizeIsRefused(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, cluster.Async, small)
+		w.addVolume(0, volumeSpec{"a", 4 << 20})
+		w.propose(*w.createVolume(volumeSpec{"a", 8 << 20}))
+		w.eventually("the failure shows", func() bool { return w.saw("volume.unavailable") })
+		if w.host.p.Export(1) != nil {
+			t.Error("it is open")
+		}
+		if v, _ := w.view(); v.Inc != 0 {
+			t.Error("a group without its volumes has attached")
+		}
+		w.shut()
+	})
+}

@@ -1,0 +1,265 @@
+package primary
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// group is the volumes of one consistency group that this agent is the primary of.
+type group struct {
+	p       *Primary
+	id      wire.GroupID
+	name    string
+	portion uint64 // bytes
+	changed signal // something that the node says of the group may have changed
+
+	load   atomic.Int64 // memory of the queue, as last seen
+	mode   atomic.Uint32
+	shared atomic.Bool // several primaries
+	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded
+
+	copyNow chan struct{}    // capacity 1: wakes the copier
+	buffers chan *copyBuffer // of the copier; nil ones are yet to be allocated
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	mu sync.Mutex
+
+	// The fields below are guarded by mu.
+
+	volumes map[wire.VolumeID]*volume
+	added   bool // the node knows that the group can be served here
+	view    core.GroupView
+	over    overload
+	waits   []heldWait
+	closing bool
+	toldAt  time.Duration // when the node was told how the copies stand
+}
+
+func newGroup(p *Primary, w groupWanted) *group {
+	return &group{
+		p: p, id: w.id, name: w.name, portion: w.portion,
+		copyNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
+	}
+}
+
+// signal wakes everybody who waits for it. Its zero value is ready for use.
+type signal struct {
+	mu sync.Mutex
+	ch chan struct{} // nil while nobody waits
+}
+
+// wait returns a channel that the next broadcast closes.
+func (s *signal) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch == nil {
+		s.ch = make(chan struct{})
+	}
+	return s.ch
+}
+
+// awaited reports whether somebody waits.
+func (s *signal) awaited() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ch != nil
+}
+
+func (s *signal) broadcast() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch != nil {
+		close(s.ch)
+		s.ch = nil
+	}
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// admit lets a write in: when a sync group may serve, when an async group has room. It returns the mode that the write
+// is under, whatever is set meanwhile.
+func (g *group) admit(ctx context.Context) (cluster.Mode, error) {
+	if err := g.awaitServed(ctx); err != nil {
+		return 0, err
+	}
+	mode := cluster.Mode(g.mode.Load())
+	if mode != cluster.Sync {
+		return mode, g.pace(ctx)
+	}
+	return mode, nil
+}
+
+// awaitServed waits until a sync group may serve. After a restart the source may hold writes that were never held and
+// that a promote would not find; they must not be shown before it is recorded where the old incarnation ended.
+func (g *group) awaitServed(ctx context.Context) error {
+	for !g.served.Load() {
+		changed := g.changed.wait()
+		if g.served.Load() {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errClosing
+		}
+	}
+	if ctx.Err() != nil {
+		return errClosing
+	}
+	return nil
+}
+
+// hidesUnheld reports whether reads must not show what is not held.
+func (g *group) hidesUnheld() bool {
+	return g.shared.Load() && cluster.Mode(g.mode.Load()) == cluster.Sync
+}
+
+// kickCopier has the copier look whether there is something to copy.
+func (g *group) kickCopier() { kick(g.copyNow) }
+
+// appliedFor returns up to which set bits of a volume may be cleared: only sets of the incarnation that its marks are of.
+func (g *group) appliedFor(v *volume) (wire.Set, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.view.Applied, v.inc != 0 && v.inc == g.view.Inc
+}
+
+// observation is what the watcher has seen of a group in one look at the node.
+type observation struct {
+	view   core.GroupView
+	known  bool // the node has the group as a source
+	shared bool
+	sealed bool // the ends of all earlier incarnations of this primary are recorded
+}
+
+// observe looks at the node; it runs in the loop.
+func (g *group) observe(n *core.Node) observation {
+	var o observation
+	o.view, o.known = n.View(g.id)
+	grp := n.State().Groups[g.id]
+	if grp == nil {
+		return o
+	}
+	o.view.Mode = grp.Mode
+	o.shared = len(grp.Primaries()) > 1
+	o.sealed = o.view.Inc != 0
+	for _, inc := range grp.Incs {
+		if inc.Primary == n.ID() && inc.ID != o.view.Inc && !inc.Sealed {
+			o.sealed = false
+		}
+	}
+	return o
+}
+
+// take follows an observation: ends and begins copies, answers what is held, wakes who waits. Only the watcher calls it.
+func (g *group) take(o observation, now time.Duration, heard bool) {
+	g.shared.Store(o.shared)
+	g.mode.Store(uint32(o.view.Mode))
+	if o.view.Mode == cluster.Async || o.sealed {
+		g.served.Store(true)
+	}
+	g.load.Store(load(o.view))
+
+	g.mu.Lock()
+	before := g.view
+	g.view = o.view
+	begun := g.followIncLocked(before)
+	reason, events := g.judgeLocked(now)
+	held := g.takeHeldLocked(nil)
+	if o.view.Applied > before.Applied {
+		for _, v := range g.volumes {
+			kick(v.applied)
+		}
+	}
+	g.mu.Unlock()
+
+	g.changed.broadcast()
+	for i := range held {
+		held[i].complete(nil)
+	}
+	for _, e := range events {
+		g.p.event(g.id, e, "queued_bytes", load(o.view))
+	}
+	if begun {
+		g.tellCopies()
+	}
+	g.kickCopier()
+	if reason != "" {
+		g.suspend(reason)
+	}
+	g.maybeUnsuspend(now, heard)
+}
+
+// followIncLocked ends what belongs to an incarnation that is gone, and begins the copy of one whose first set is open.
+// It reports whether a copy began.
+//
+// A write may have been numbered in the new incarnation, or marked dirty, before this; or end a moment after it, with a
+// set of the old one. Either is safe: its bit was set before it was numbered, so the copy takes its extent in, and waits
+// for the range that the write still holds.
+func (g *group) followIncLocked(before core.GroupView) (begun bool) {
+	for _, v := range g.volumes {
+		if v.inc != 0 && v.inc != g.view.Inc {
+			v.marks.detach()
+			v.inc, v.whole, v.wholeSeq, v.copyTotal, v.said = 0, false, 0, 0, false
+		}
+		if v.inc == 0 && g.view.Inc != 0 && g.view.Open != 0 {
+			v.inc = g.view.Inc
+			v.copyTotal = v.marks.resync()
+			v.whole, v.wholeSeq = v.copyTotal == 0, 0
+			v.rate = copyRate{}
+			begun = true
+		}
+	}
+	return begun
+}
+
+// tellCopies tells the node how the copies stand, for its next manifests. A new incarnation counts as broken until it
+// is told otherwise, so being late only makes a chain longer.
+func (g *group) tellCopies() {
+	g.p.loop.Do(func(n *core.Node, now time.Duration) {
+		view, ok := n.View(g.id)
+		grp := n.State().Groups[g.id]
+		if !ok || grp == nil || view.Inc == 0 {
+			return
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		broken, left, total := false, int64(0), int64(0)
+		var copied []wire.VolumeID
+		for _, v := range g.volumes {
+			wanted := grp.Volumes[v.id]
+			if wanted == nil {
+				continue
+			}
+			if v.inc != view.Inc {
+				return // what is known here is of another incarnation
+			}
+			toCopy, _ := v.marks.toCopy()
+			left += min(toCopy, v.size)
+			total += min(v.copyTotal, v.size)
+			if wanted.CopiedAt == 0 && v.whole && toCopy == 0 {
+				v.said = true
+			}
+			if v.said {
+				copied = append(copied, v.id)
+			}
+			broken = broken || (toCopy > 0 && (wanted.CopiedAt != 0 || v.said))
+		}
+		slices.Sort(copied)
+		n.SetResync(g.id, broken, copied, left, total)
+		g.toldAt = now
+	})
+}

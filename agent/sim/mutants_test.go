@@ -1,0 +1,53 @@
+package sim
+
+import (
+	"os"
+	"testing"
+)
+
+// mutants are deliberate breaks, each of which the oracle must see within the seeds given. Where a break hides well, the
+// number is larger.
+var mutants = []struct {
+	name  string
+	seeds int
+	what  string
+}{
+	{"drop-mirror", 10, "the owner says held without a mirror"},
+	{"apply-half", 40, "an owner applies half of its share of a set"},
+	{"cut-without-pause", 60, "primaries do not stand still for a cut"},
+	{"reuse-seqs", 60, "a primary takes its old incarnation up again after a restart"},
+	{"two-sets-at-once", 60, "sets are applied without waiting for those before"},
+	{"journal-not-synced", 20, "held is said before the journal is flushed"},
+	{"commit-before-complete", 40, "a set is committed before its lines are complete"},
+	{"revoked-accepted", 150, "updates of an ended incarnation are taken"},
+	{"lower-view-accepted", 400, "frames of a lower view are taken"},
+	{"no-remirror", 150, "after a loss the survivor does not mirror anew"},
+	{"seal-not-cut", 200, "what lies above a seal stays"},
+	{"seal-without-all", 150, "a seal does not wait for every member"},
+	{"broken-counts", 60, "a set in a resync is taken as a recovery point"},
+	{"target-not-flushed", 60, "applied is said before the target is flushed"},
+	{"clean-without-flush", 200, "bits are cleared before the source is flushed"},
+	{"target-takes-all", 300, "a target takes writes of any view and set"},
+	{"bits-after-write", 200, "the source is written before its bit is durable"},
+}
+
+// TestMutants proves that the simulator sees: each break is caught, and the seeds it took are printed.
+func TestMutants(t *testing.T) {
+	if testing.Short() && os.Getenv("FLOTILLA_MUTANTS") == "" {
+		t.Skip("mutants run without -short")
+	}
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			for seed := uint64(1); seed <= uint64(m.seeds); seed++ {
+				if _, err := run(t, Options{Seed: seed, Mutants: map[string]bool{m.name: true}}); err != nil {
+					if _, err := run(t, Options{Seed: seed}); err != nil {
+						t.Fatalf("seed %d fails without a break too: %v", seed, err)
+					}
+					t.Logf("%s: caught by seed %d: %.200v", m.what, seed, err)
+					return
+				}
+			}
+			t.Errorf("%s: not caught in %d seeds", m.what, m.seeds)
+		})
+	}
+}

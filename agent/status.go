@@ -1,0 +1,247 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"flotilla/agent/api"
+	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// silentAfter is the silence of an agent after which status raises an alarm, and journalFull the filling of a journal.
+const (
+	silentAfter = 5 * time.Second
+	journalFull = 0.8
+)
+
+// statusOf makes the document of a node. It copies all that it keeps. elected is when the node last became captain.
+func statusOf(n *core.Node, elected time.Duration) *api.Status {
+	b := &statusBuilder{st: n.State(), heard: n.Heard(), now: n.Label(), tenure: n.Now() - elected, voters: n.Voters()}
+	s := &api.Status{
+		Version: api.Version, Cluster: b.st.Cluster, At: time.Unix(0, b.now).UTC(), Answered: b.agentName(n.ID()),
+		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Degraded: len(b.st.Members) < 2,
+		Agents: []api.Agent{}, Components: []api.Component{}, Groups: []api.Group{}, Alarms: []api.Alarm{},
+	}
+	b.out = s
+	for _, id := range cluster.SortedKeys(b.st.Agents) {
+		b.agent(b.st.Agents[id])
+	}
+	b.shares()
+	for _, id := range cluster.SortedKeys(b.st.Groups) {
+		b.group(b.st.Groups[id])
+	}
+	b.alarms()
+	return s
+}
+
+type statusBuilder struct {
+	st    *cluster.State
+	heard map[wire.AgentID]core.Heard // nil when this agent is not the captain
+	now   int64                       // label
+	// tenure is how long a captain has been one: before it is a while, who was not heard of need not be silent.
+	tenure time.Duration
+	voters []wire.AgentID
+	out    *api.Status
+}
+
+// agentName returns an agent's name, its number when the state has no such agent, and nothing for 0.
+func (b *statusBuilder) agentName(id wire.AgentID) string {
+	switch a := b.st.Agents[id]; {
+	case a != nil:
+		return a.Name
+	case id == 0:
+		return ""
+	default:
+		return fmt.Sprintf("agent %d", id)
+	}
+}
+
+func (b *statusBuilder) heardSeconds(id wire.AgentID) *float64 {
+	if h, ok := b.heard[id]; ok {
+		return new(h.Ago.Seconds())
+	}
+	return nil
+}
+
+func rolesOf(a *cluster.Agent) []string {
+	roles := []string{}
+	for _, r := range []struct {
+		has  bool
+		role Role
+	}{{a.Primary, Primary}, {a.Backup, Backup}, {a.Secondary, Secondary}} {
+		if r.has {
+			roles = append(roles, string(r.role))
+		}
+	}
+	return roles
+}
+
+func (b *statusBuilder) agent(a *cluster.Agent) {
+	b.out.Agents = append(b.out.Agents, api.Agent{
+		ID: uint64(a.ID), Name: a.Name, Address: a.Address, Roles: rolesOf(a),
+		Voter: slices.Contains(b.voters, a.ID), HeardSeconds: b.heardSeconds(a.ID),
+	})
+	if !a.Backup {
+		return
+	}
+	c := api.Component{Agent: a.Name, Member: b.st.IsMember(a.ID), Lost: a.Lost, HeardSeconds: b.heardSeconds(a.ID)}
+	if h, ok := b.heard[a.ID]; ok && h.Status.Component != nil {
+		cs := h.Status.Component
+		c.Rebuilding, c.OwnedUpdates, c.MirroredUpdates = cs.Rebuilding, cs.Owned, cs.Mirrored
+		c.JournalUsed, c.JournalLimit = cs.Used, cs.Limit
+	}
+	b.out.Components = append(b.out.Components, c)
+}
+
+func (b *statusBuilder) shares() {
+	var all int64
+	for _, c := range b.out.Components {
+		all += c.OwnedUpdates
+	}
+	for i := range b.out.Components {
+		if c := &b.out.Components[i]; all > 0 {
+			c.SharePercent = 100 * float64(c.OwnedUpdates) / float64(all)
+		}
+	}
+}
+
+func (b *statusBuilder) group(g *cluster.Group) {
+	out := api.Group{
+		ID: uint32(g.ID), Name: g.Name, Mode: g.Mode.String(), PeriodMS: g.PeriodMS, SetBytes: g.SetBytes,
+		PortionSize: g.PortionSize, Phase: g.Phase.String(),
+		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
+		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
+		Primaries: []api.Source{}, Volumes: []api.Volume{},
+	}
+	if out.Point != nil {
+		out.RPOSeconds = new(seconds(b.now - newestPoint(g).Label))
+	}
+	for _, p := range g.Primaries() {
+		src := b.source(g, p)
+		out.Open = max(out.Open, src.Open)
+		out.Primaries = append(out.Primaries, src)
+	}
+	for _, id := range cluster.SortedKeys(g.Volumes) {
+		v := g.Volumes[id]
+		vol := api.Volume{
+			ID: uint32(v.ID), Name: v.Name, Size: v.Size, Primary: b.agentName(v.Primary), Source: v.Source,
+			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0,
+		}
+		src := b.source(g, v.Primary)
+		vol.CopyLeft, vol.CopyTotal = src.CopyLeft, src.CopyTotal
+		out.Volumes = append(out.Volumes, vol)
+	}
+	if g.Phase != cluster.Replicating {
+		out.Promote = promoteOf(g)
+	}
+	b.out.Groups = append(b.out.Groups, out)
+}
+
+// source returns where a primary stands, by its newest word to the captain about its newest incarnation.
+func (b *statusBuilder) source(g *cluster.Group, p wire.AgentID) api.Source {
+	src := api.Source{Agent: b.agentName(p)}
+	if gs := b.groupStatus(g, p); gs != nil {
+		src.Known, src.Incarnation, src.Open = true, uint64(gs.Inc), uint64(gs.Open)
+		src.Seq, src.HeldUpTo = uint64(gs.Seq), uint64(gs.HeldUpTo)
+		src.Bytes, src.Queued, src.CopyLeft, src.CopyTotal = gs.Bytes, gs.Queued, gs.Resync, gs.CopyTotal
+	}
+	return src
+}
+
+func (b *statusBuilder) groupStatus(g *cluster.Group, p wire.AgentID) *core.GroupStatus {
+	h := b.heard[p]
+	for i := range h.Status.Groups {
+		if h.Status.Groups[i].Group == g.ID {
+			return &h.Status.Groups[i]
+		}
+	}
+	return nil
+}
+
+// newestPoint returns the newest recovery point, of set 0 when there is none.
+func newestPoint(g *cluster.Group) cluster.RecoveryPoint {
+	if n := len(g.Points); n > 0 {
+		return g.Points[n-1]
+	}
+	return g.Point
+}
+
+func pointOf(p cluster.RecoveryPoint) *api.Point {
+	if p.Set == 0 {
+		return nil
+	}
+	return &api.Point{Set: uint64(p.Set), Label: time.Unix(0, p.Label).UTC()}
+}
+
+// seconds turns a difference of labels into seconds. Labels of two captains may be a little apart.
+func seconds(nanoseconds int64) float64 { return time.Duration(max(nanoseconds, 0)).Seconds() }
+
+func promoteOf(g *cluster.Group) *api.Promote {
+	p := &api.Promote{
+		Asked: time.Unix(0, g.PromoteLabel).UTC(), Incarnation: len(g.Incs), Chosen: g.FinalChosen, Final: uint64(g.Final),
+		Point: pointOf(g.Point), LostKnown: g.Outcome.Known, LostUpdates: g.Outcome.Updates, LostBytes: g.Outcome.Bytes,
+	}
+	for _, inc := range g.Incs {
+		if inc.Sealed {
+			p.Sealed++
+		}
+	}
+	if g.Point.Set != 0 {
+		p.LostSeconds = seconds(g.PromoteLabel - g.Point.Label)
+	}
+	return p
+}
+
+func (b *statusBuilder) alarms() {
+	raise := func(a api.Alarm) { b.out.Alarms = append(b.out.Alarms, a) }
+	if b.out.Captain == "" {
+		raise(api.Alarm{
+			Name: "no-captain", Text: "this agent knows no captain: nothing is granted, committed or changed",
+			Remedy: "start the other agents, or mend the network: a majority of the voters must reach each other",
+		})
+	}
+	switch len(b.st.Members) {
+	case 0:
+		raise(api.Alarm{
+			Name: "no-components", Text: "no backup component is in the view: nothing is replicated",
+			Remedy: "start the agents with the backup role",
+		})
+	case 1:
+		raise(api.Alarm{
+			Name: "degraded", Agent: b.agentName(b.st.Members[0]),
+			Text:   "one backup component is in the view: updates have a single copy until they are applied",
+			Remedy: "start another agent with the backup role, or join one",
+		})
+	}
+	for _, a := range b.out.Agents {
+		if a.HeardSeconds == nil && b.out.Complete && b.tenure > silentAfter {
+			raise(api.Alarm{Name: "silent", Agent: a.Name, Text: "the captain has not heard of it", Remedy: "start the agent, or mend its network"})
+		} else if a.HeardSeconds != nil && *a.HeardSeconds > silentAfter.Seconds() {
+			raise(api.Alarm{
+				Name: "silent", Agent: a.Name, Text: fmt.Sprintf("the captain has not heard of it for %.0f s", *a.HeardSeconds),
+				Remedy: "start the agent, or mend its network",
+			})
+		}
+	}
+	for _, c := range b.out.Components {
+		if c.JournalLimit > 0 && float64(c.JournalUsed) > journalFull*float64(c.JournalLimit) {
+			raise(api.Alarm{
+				Name: "journal-full", Agent: c.Agent,
+				Text:   fmt.Sprintf("its journal uses %d of %d bytes: primaries are slowed, then suspended", c.JournalUsed, c.JournalLimit),
+				Remedy: "look whether the secondary is up, or raise journal.limit",
+			})
+		}
+	}
+	for i := range b.out.Groups {
+		if g := &b.out.Groups[i]; g.Torn {
+			raise(api.Alarm{
+				Name: "torn", Group: g.Name,
+				Text:   "a set was lost while it was being applied: the targets are not at a recovery point",
+				Remedy: "keep the primaries running until the resync is whole",
+			})
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"os"
+
+	"flotilla/agent"
+
+	"github.com/spf13/cobra"
+)
+
+func agentCommand() *cobra.Command {
+	var config string
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the agent of this host",
+		Long: "Run the agent of this host in the foreground, until SIGTERM or an interrupt. It logs to standard error.\n" +
+			"The host must belong to a cluster: `flotilla cluster init` or `flotilla cluster join` comes first.",
+		Example: "  flotilla agent --config /etc/flotilla/agent.yaml",
+		Args:    usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := agent.LoadConfig(config)
+			if err != nil {
+				return err
+			}
+			log, err := cfg.Log.Logger(os.Stderr)
+			if err != nil {
+				return err
+			}
+			a, err := agent.New(cfg, agent.Options{Logger: log, Version: version()})
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	configFlag(c, &config)
+	return c
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"time"
+
+	"flotilla/agent/api"
+
+	"github.com/spf13/cobra"
+)
+
+func groupCommand() *cobra.Command {
+	c := parent("group", "Make, change and list consistency groups", "A group's volumes are cut together: their targets always stand at one moment.")
+	c.Example = "  flotilla group create db --mode sync --period 500ms\n  flotilla group list"
+	c.AddCommand(groupCreateCommand(), groupSetCommand(), groupDeleteCommand(), groupListCommand())
+	return c
+}
+
+// groupFlags are the settings of a group that its makers and changers give.
+type groupFlags struct {
+	mode     string
+	period   time.Duration
+	setBytes int64
+}
+
+func (f *groupFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.mode, "mode", "", "async: acknowledged when on the source; sync: when two components hold it, too (default async)")
+	c.Flags().DurationVar(&f.period, "period", 0, "how long a set takes updates, 50ms to 1h (default 1s)")
+	c.Flags().Var(sizeFlag{&f.setBytes}, "set-bytes", "size at which a set closes early (default 256MiB)")
+}
+
+func (f *groupFlags) request() api.GroupRequest {
+	return api.GroupRequest{Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes}
+}

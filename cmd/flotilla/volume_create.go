@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"flotilla/agent/api"
+
+	"github.com/spf13/cobra"
+)
+
+func volumeCreateCommand() *cobra.Command {
+	var conn connection
+	var q api.VolumeRequest
+	c := &cobra.Command{
+		Use: "create GROUP/VOLUME", Short: "Make a volume; its first copy begins at once",
+		Long: "Make a volume out of a file or block device on a primary and one of at least that size on a secondary.\n" +
+			"What the target holds is overwritten. Applications must use the source through the primary's NBD export from now on.",
+		Example: "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy",
+		Args:    usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			group, name, err := splitVolume(args[0])
+			if err != nil {
+				return err
+			}
+			q.Name = name
+			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
+				if q.Size == 0 {
+					d, err := client.Device(ctx, q.Primary, q.Source)
+					if err != nil {
+						return fmt.Errorf("find the source's size on %s: %w", q.Primary, err)
+					}
+					q.Size = d.Size
+				}
+				if err := client.Call(ctx, http.MethodPost, api.GroupPath(group)+"/volumes", q, nil); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "volume %s created, %s\n", args[0], bytesText(q.Size))
+				return err
+			})
+		},
+	}
+	conn.flags(c)
+	c.Flags().Var(sizeFlag{&q.Size}, "size", "size of the volume (default: that of the source)")
+	for _, f := range []struct {
+		to         *string
+		name, help string
+	}{
+		{&q.Primary, "primary", "agent that has the source"},
+		{&q.Source, "source", "path of the source there"},
+		{&q.Secondary, "secondary", "agent that has the target"},
+		{&q.Target, "target", "path of the target there"},
+	} {
+		c.Flags().StringVar(f.to, f.name, "", f.help)
+	}
+	return required(c, "primary", "source", "secondary", "target")
+}
+
+// required makes a command refuse to run without some flags.
+func required(c *cobra.Command, names ...string) *cobra.Command {
+	args := c.Args
+	c.Args = func(cmd *cobra.Command, given []string) error {
+		if err := args(cmd, given); err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !cmd.Flags().Changed(name) {
+				return &usageError{fmt.Errorf("--%s is missing: see `%s --help`", name, cmd.CommandPath())}
+			}
+		}
+		return nil
+	}
+	return c
+}

@@ -1,0 +1,299 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"flotilla/agent/api"
+)
+
+// The group's settings: short sets, and portions small enough for each component to get some.
+const (
+	period      = "200ms"
+	portionSize = "4MiB"
+)
+
+// Of what is waited for between the acts.
+const (
+	setsBeforeKill = 5               // committed after the first copy
+	settle         = 2 * time.Second // of writing after the takeover
+	breath         = askEvery        // between two looks while time passes
+	stretch        = stepTime        // for what has no time of its own
+)
+
+// replicate makes the group, lets clients write, and follows the first copy.
+func (r *run) replicate(ctx context.Context) error {
+	r.n.title("The first copy, while clients write")
+	socket := r.fleet.secondary.socket()
+	if _, err := r.fleet.command(ctx, "group", "create", groupName, "--period", period, "--portion-size", portionSize, "--socket", socket); err != nil {
+		return err
+	}
+	at := time.Now()
+	for i, v := range r.volumes {
+		_, err := r.fleet.command(ctx, "volume", "create", groupName+"/"+v.name, "--primary", r.fleet.primaries[i].name, "--source", r.sources[i],
+			"--secondary", r.fleet.secondary.name, "--target", r.targets[i], "--socket", socket)
+		if err != nil {
+			return err
+		}
+		r.figures.CopyBytes += v.layout.size
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, stepTime, errTooLong)
+	defer cancel()
+	for i, v := range r.volumes {
+		d, err := dial(wait, r.fleet.primaries[i].nbd, groupName+"/"+v.name)
+		if err != nil {
+			return err
+		}
+		r.clients.devices = append(r.clients.devices, d)
+	}
+	r.clients.start(ctx, r.volumes, r.fail)
+	r.n.say("Three clients write over NBD: one on each volume, and one that writes a chain of records across both hosts: record after record, by turns "+
+		"here and there, each only when the one before was acknowledged. The group makes a consistent set every %s.", period)
+	bar := r.n.progress("first copy")
+	err := until(ctx, stretch+time.Duration(r.figures.CopyBytes/mib)*time.Second, "the first copy is whole", func(ctx context.Context) (bool, error) {
+		_, g, err := r.status(ctx)
+		if err != nil || g == nil {
+			return false, err
+		}
+		done := copied(g)
+		bar.at(done, r.figures.CopyBytes)
+		return done == r.figures.CopyBytes && g.Point != nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	r.figures.CopySeconds = time.Since(at).Seconds()
+	held := "on two components"
+	if r.o.Components == 1 {
+		held = "by the component"
+	}
+	r.n.say("The volumes of the secondary follow now: every set is applied as a whole, once all of it is held %s.", held)
+	return nil
+}
+
+// copied returns how many bytes of the volumes' first copy are done.
+func copied(g *api.Group) (done int64) {
+	for _, v := range g.Volumes {
+		switch {
+		case v.Copied:
+			done += v.Size
+		case v.CopyTotal > 0: // what is done, but not whole before the volume says so
+			done += min(int64(float64(v.Size)*(1-float64(v.CopyLeft)/float64(v.CopyTotal))), v.Size-1)
+		}
+	}
+	return done
+}
+
+// loseComponent kills the component that owns most, and waits until the others hold everything as before.
+func (r *run) loseComponent(ctx context.Context) error {
+	r.n.title("A backup component dies")
+	if err := r.sets(ctx, setsBeforeKill); err != nil {
+		return err
+	}
+	s, err := r.victim(ctx)
+	if err != nil {
+		return err
+	}
+	r.clients.takeSlowest()
+	at := time.Now()
+	if err := r.killed.process.kill(); err != nil {
+		return err
+	}
+	captain := ""
+	if s.Captain == r.killed.name {
+		captain = ", the cluster's captain,"
+	}
+	if r.o.Components == 1 {
+		r.n.say("SIGKILL to %s%s in the middle of the writing. It is the only component: it is started again and goes on with its journal.", r.killed.name, captain)
+		if err := r.fleet.start(ctx, r.killed); err != nil {
+			return err
+		}
+	} else {
+		r.n.say("SIGKILL to %s%s in the middle of the writing. It owned %.0f%% of what was not yet applied. It stays dead.", r.killed.name, captain, r.figures.KilledShare)
+	}
+	t := &takeover{killed: r.killed.name, returns: r.o.Components == 1, restarted: time.Now(), calm: map[string]bool{}}
+	err = until(ctx, stretch, "the other components have taken over", func(ctx context.Context) (bool, error) {
+		s, g, err := r.status(ctx)
+		return s != nil && g != nil && t.done(s, g), err
+	})
+	if err != nil {
+		return err
+	}
+	r.figures.Takeover, r.figures.SlowestInKill, r.figures.Degraded = time.Since(at).Seconds(), r.clients.takeSlowest().Seconds(), t.degraded
+	switch {
+	case r.o.Components == 1:
+		r.n.say("%s after the kill it was back and a new set was committed.", ofSeconds(r.figures.Takeover))
+	case t.degraded:
+		r.n.say("%s after the kill the last component had taken over and a new set was committed. The status says \"degraded\": updates have a single copy now.", ofSeconds(r.figures.Takeover))
+	default:
+		r.n.say("%s after the kill the others had shared out its part, everything was held twice again, and a new set was committed.", ofSeconds(r.figures.Takeover))
+	}
+	r.n.say("No write failed; the slowest reply meanwhile took %s.", ofSeconds(r.figures.SlowestInKill))
+	return nil
+}
+
+// victim chooses who is killed: who owns most of what is unapplied, seen over a few looks as that comes and goes.
+func (r *run) victim(ctx context.Context) (last *api.Status, err error) {
+	owned := map[string]int64{}
+	looks := 0
+	err = until(ctx, stepTime, "the components report their shares", func(ctx context.Context) (bool, error) {
+		s, _, err := r.status(ctx)
+		if s == nil {
+			return false, err
+		}
+		last = s
+		for _, c := range s.Components {
+			if c.Member {
+				owned[c.Agent] += c.OwnedUpdates
+			}
+		}
+		looks++
+		return looks >= 10, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all int64
+	for _, h := range r.fleet.components {
+		if all += owned[h.name]; r.killed == nil || owned[h.name] > owned[r.killed.name] {
+			r.killed = h
+		}
+	}
+	r.figures.Killed, r.figures.KilledShare = r.killed.name, 100*float64(owned[r.killed.name])/float64(max(all, 1))
+	return last, nil
+}
+
+// sets waits until so many more sets are committed.
+func (r *run) sets(ctx context.Context, more uint64) error {
+	var first *uint64
+	return until(ctx, stepTime, "sets are committed", func(ctx context.Context) (bool, error) {
+		_, g, err := r.status(ctx)
+		if g == nil {
+			return false, err
+		}
+		if first == nil {
+			first = new(g.Committed)
+		}
+		return g.Committed >= *first+more, err
+	})
+}
+
+// takeover decides when the loss of a component is over. A set commits only when each of its updates and of those before
+// is held by two members, or the view says that there is but one. So it is over when the view is as it shall be, nobody
+// is still copying what had lost its second copy, and a set is committed that was open after that view began.
+type takeover struct {
+	killed    string
+	returns   bool
+	restarted time.Time
+
+	seen     bool // the view that is waited for
+	open     uint64
+	calm     map[string]bool // members that were seen with nothing left to copy
+	degraded bool
+}
+
+func (t *takeover) done(s *api.Status, g *api.Group) bool {
+	i := slices.IndexFunc(s.Components, func(c api.Component) bool { return c.Agent == t.killed })
+	if i < 0 {
+		return false
+	}
+	dead := s.Components[i]
+	there := dead.Member && dead.HeardSeconds != nil && *dead.HeardSeconds < time.Since(t.restarted).Seconds()
+	if there != t.returns || (!t.returns && dead.Member) {
+		return false
+	}
+	if !t.seen {
+		t.seen, t.open = true, g.Open
+	}
+	calm := true
+	for _, c := range s.Components {
+		if c.Member && c.HeardSeconds != nil && !c.Rebuilding {
+			t.calm[c.Agent] = true
+		}
+		calm = calm && (!c.Member || t.calm[c.Agent])
+	}
+	t.degraded = s.Degraded
+	return calm && g.Committed >= max(t.open, 1)
+}
+
+// disaster kills both primaries in the middle of the writing.
+func (r *run) disaster(ctx context.Context) error {
+	r.n.title("The site of the primaries is lost")
+	if err := r.writeOn(ctx); err != nil {
+		return err
+	}
+	if err := r.votersElsewhere(ctx); err != nil {
+		return err
+	}
+	for _, h := range r.fleet.primaries {
+		sent, err := sentBytes(ctx, h.api)
+		if err != nil {
+			return fmt.Errorf("ask %s what it sent: %w", h.name, err)
+		}
+		r.figures.SentBytes += sent
+	}
+	r.clients.doomed.Store(true)
+	for _, h := range r.fleet.primaries { // both, before one is waited for
+		h.process.doomed.Store(true)
+		if err := syscall.Kill(-h.process.pid, syscall.SIGKILL); err != nil {
+			return fmt.Errorf("kill %s: %w", h.name, err)
+		}
+	}
+	r.dead = time.Now()
+	for _, h := range r.fleet.primaries {
+		if err := h.process.kill(); err != nil {
+			return err
+		}
+	}
+	r.clients.close()
+	for _, v := range r.volumes {
+		for _, s := range v.streams {
+			t := acknowledged(s.all(), 0)
+			r.figures.Updates += t.updates
+			r.figures.WrittenBytes += t.bytes
+		}
+	}
+	if len(r.rpo) > 0 {
+		slices.Sort(r.rpo)
+		r.figures.RPOMedian, r.figures.RPOWorst = r.rpo[len(r.rpo)/2], r.rpo[len(r.rpo)-1]
+	}
+	r.n.say("SIGKILL to both primaries at once, in the middle of the writing. Until then %d updates (%s) had been acknowledged, and none had failed.",
+		r.figures.Updates, bytesText(r.figures.WrittenBytes))
+	return nil
+}
+
+// writeOn lets clients write for as long as was asked for, and a little after the takeover.
+func (r *run) writeOn(ctx context.Context) error {
+	end := time.Now().Add(max(settle, r.o.Run-r.clients.now()))
+	r.n.say("The clients write on for %s.", seconds(time.Until(end)))
+	return until(ctx, time.Until(end)+stretch, "the clients have written long enough", func(ctx context.Context) (bool, error) {
+		_, _, err := r.status(ctx)
+		return time.Now().After(end), err
+	})
+}
+
+// votersElsewhere waits until most of those who vote on the cluster's state will outlive the primaries. After a loss
+// the captain needs a moment to replace a voter.
+func (r *run) votersElsewhere(ctx context.Context) error {
+	return until(ctx, stepTime, "most voters are outside the primaries' site", func(ctx context.Context) (bool, error) {
+		s, _, err := r.status(ctx)
+		if s == nil {
+			return false, err
+		}
+		voters, stay := 0, 0
+		for _, a := range s.Agents {
+			if !a.Voter {
+				continue
+			}
+			voters++
+			gone := slices.ContainsFunc(r.fleet.primaries, func(h *host) bool { return h.name == a.Name })
+			if !gone && (a.Name != r.killed.name || r.o.Components == 1) {
+				stay++
+			}
+		}
+		return 2*stay > voters, nil
+	})
+}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Makes sure that the programs are there that tests use besides Go. On Debian as root it installs what is missing;
+# otherwise it names it and fails.
+set -euo pipefail
+
+# A program and the Debian package that has it.
+wanted=(
+	fio:fio
+	nbdkit:nbdkit
+	nbdinfo:libnbd-bin
+	nbdcopy:libnbd-bin
+	nbdsh:python3-libnbd
+	qemu-img:qemu-utils
+	qemu-io:qemu-utils
+	mkfs.ext4:e2fsprogs
+	losetup:util-linux
+	gcc:gcc # the race detector needs a C compiler
+)
+
+PATH=$PATH:/usr/sbin:/sbin
+missing() {
+	local entry
+	for entry in "${wanted[@]}"; do
+		command -v "${entry%%:*}" >/dev/null || echo "${entry##*:}"
+	done | sort -u
+}
+
+packages=$(missing)
+if [ -z "$packages" ]; then
+	echo "test-deps: all programs are there"
+	exit 0
+fi
+# shellcheck disable=SC2086 # several words are meant
+set -- $packages
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	echo "test-deps: missing Debian packages: $*" >&2
+	echo "test-deps: install them, on Debian with: sudo apt-get install --no-install-recommends $*" >&2
+	exit 1
+fi
+echo "test-deps: installing the Debian packages $*"
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update
+apt-get -q install --yes --no-install-recommends "$@"
+
+still=$(missing)
+if [ -n "$still" ]; then
+	echo "test-deps: still missing after the installation:" $still >&2
+	exit 1
+fi
