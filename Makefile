@@ -1,14 +1,14 @@
 # Targets:
 #   make build   bin/flotilla, one static binary
 #   make test    vet, staticcheck, every test under the race detector; installs missing tools on Debian as root
-#   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on
+#   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make bench-go  benchmarks of the packages
 #   make clean   what the others made
 
 GO        ?= go
-SEEDS     ?= 200
+SEEDS     ?= 1000
 SEED_BASE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
@@ -29,8 +29,13 @@ vet:
 test: test-deps vet
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./...
 
+# Two processes, each with half of the seeds; the breaks that must be seen run after the second half.
 sim:
-	$(GO) test -count=1 -timeout 20m ./agent/sim -args -seeds=$(SEEDS) -seed-base=$(SEED_BASE)
+	$(GO) test -c -o bin/sim.test ./agent/sim
+	@half=$$(( ($(SEEDS) + 1) / 2 )); \
+	SEEDS=$$half SEED_BASE=$(SEED_BASE) bin/sim.test -test.v -test.timeout 60m -test.run TestSeeds & first=$$!; \
+	SEEDS=$$half SEED_BASE=$$(( $(SEED_BASE) + $$half )) bin/sim.test -test.v -test.timeout 60m & second=$$!; \
+	wait $$first; a=$$?; wait $$second; b=$$?; exit $$(( a | b ))
 
 demo: build
 	bin/flotilla demo

@@ -40,7 +40,7 @@ func TestSeeds(t *testing.T) {
 		base = v
 	}
 	if n == 0 {
-		n = 40
+		n = 10
 	}
 	var total Stats
 	failed := 0

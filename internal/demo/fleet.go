@@ -89,8 +89,7 @@ func (f *fleet) newHost(name, roles string) (*host, error) {
 		return nil, fmt.Errorf("find a port for %s: %w", name, err)
 	}
 	h.address = h.door.Addr().String()
-	// Nobody will bring a killed component back, so the long limit for the possible last holder of something is short.
-	text := fmt.Sprintf("name: %s\nlisten: %s\nstate_dir: %s\nroles: [%s]\njournal: {limit: 1GiB}\nnbd: {unix: %s}\nlimits: {last_loss_after: 3s}\n", name, h.address, h.dir, roles, h.nbd)
+	text := fmt.Sprintf("name: %s\nlisten: %s\nstate_dir: %s\nroles: [%s]\njournal: {limit: 1GiB}\nnbd: {unix: %s}\n", name, h.address, h.dir, roles, h.nbd)
 	if err := os.WriteFile(h.config, []byte(text), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("write configuration of %s: %w", name, err), h.door.Close())
 	}

@@ -191,3 +191,72 @@ func TestFirstWordWins(t *testing.T) {
 		t.Fatalf("a seal grew from 3 to %d", inc.Seal)
 	}
 }
+
+// A set that was given up leaves nobody whole: neither who had attached nor who was away counts before a resync.
+func TestGivenUpLeavesNobodyWhole(t *testing.T) {
+	s := fleet(t)
+	do := func(i uint64, c Command) { s.Apply(i, &c) }
+	do(50, Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	do(51, Command{Attach: &Attach{Group: 1, Primary: 5, Nonce: 8}})
+	do(52, Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
+	g := s.Groups[1]
+	do(53, Command{Commit: &Commit{Group: 1, UpTo: 1, View: 1, Copied: []wire.VolumeID{1, 2}, Ends: []IncEnd{{50, 9, 1}, {51, 9, 1}}}})
+	do(54, Command{ApplyTo: &ApplyTo{Group: 1, UpTo: 1, View: 1}})
+	do(55, Command{Applied: &Applied{Group: 1, Set: 1, View: 1}})
+	if !g.WholeAt(4, 1, nil, nil) || !g.WholeAt(5, 1, nil, nil) {
+		t.Fatal("not whole before")
+	}
+	do(56, Command{GiveUp: &GiveUp{Group: 1, View: 1, Applied: 1}})
+	do(57, Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 9}})
+	do(58, Command{Open: &Open{Group: 1, First: 5, Last: 8, View: 1}})
+	for _, p := range []wire.AgentID{4, 5} {
+		if g.WholeAt(p, 5, nil, nil) {
+			t.Errorf("agent %d counts as whole without a resync", p)
+		}
+	}
+	if g.Torn || g.Point.Set != 1 {
+		t.Errorf("the point before is gone: torn %v, point %d", g.Torn, g.Point.Set)
+	}
+}
+
+// A set given up while it was being applied leaves the targets torn until a resync is whole.
+func TestGivenUpWhileApplying(t *testing.T) {
+	s := fleet(t)
+	do := func(i uint64, c Command) { s.Apply(i, &c) }
+	do(50, Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	do(52, Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
+	do(53, Command{Commit: &Commit{Group: 1, UpTo: 1, View: 1}})
+	do(54, Command{ApplyTo: &ApplyTo{Group: 1, UpTo: 1, View: 1}})
+	do(56, Command{GiveUp: &GiveUp{Group: 1, View: 1, Applied: 0}})
+	if !s.Groups[1].Torn {
+		t.Fatal("not torn")
+	}
+}
+
+// The operator's way out of a primary that does not come back: its last volume taken out ends its incarnation.
+func TestLastVolumeEndsTheIncarnation(t *testing.T) {
+	s := fleet(t)
+	do := func(i uint64, c Command) { s.Apply(i, &c) }
+	do(50, Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	do(51, Command{DeleteVolume: &DeleteVolume{Volume: 1}})
+	if inc := s.Groups[1].Inc(50); !inc.Ended {
+		t.Fatal("it goes on")
+	}
+}
+
+// Whoever joins a view without a second component takes the second copy of what is there.
+func TestJoinerToADegradedViewMirrors(t *testing.T) {
+	s := fleet(t)
+	s.Apply(50, &Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
+	s.Apply(51, &Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
+	s.Apply(52, &Command{Lose: &Lose{Agent: 1, View: 1}})
+	s.Apply(53, &Command{Lose: &Lose{Agent: 2, View: 2}})
+	p := wire.Portion{Volume: 1}
+	if pair := s.Pair(s.Groups[1], 2, p); pair != (Pair{Owner: 3}) {
+		t.Fatalf("with one component: %v", pair)
+	}
+	s.Apply(54, &Command{Admit: &Admit{Agent: 1}})
+	if pair := s.Pair(s.Groups[1], 2, p); pair != (Pair{Owner: 3, Mirror: 1}) {
+		t.Fatalf("with a joiner: %v", pair)
+	}
+}
