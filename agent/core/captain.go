@@ -571,12 +571,12 @@ func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
 	if c.n.mutant("broken-counts") {
 		return true
 	}
-	for _, broken := range r.broken {
-		if broken {
+	copied := r.copiedAt(g, n)
+	for id, broken := range r.broken {
+		if inc := g.Inc(id); broken && inc != nil && g.AnyCopied(inc.Primary, copied) {
 			return false
 		}
 	}
-	copied := r.copiedAt(g, n)
 	for _, p := range g.Primaries() {
 		if !g.WholeAt(p, n, r.whole, copied) {
 			return false
@@ -640,8 +640,8 @@ func (c *captain) giveUp(g *cluster.Group, w *groupWatch) {
 		return
 	}
 	for _, m := range st.Members {
-		if !c.hears(m, c.n.cfg.LossAfter) {
-			return
+		if h := c.heard[m]; !c.hears(m, c.n.cfg.LossAfter) || h.st.Component == nil || h.st.Component.Rebuilding {
+			return // what is missing may be on its way to a mirror
 		}
 	}
 	oldest := g.Applied + 1

@@ -94,6 +94,8 @@ type component struct {
 	booted   bool
 	admitAt  time.Duration
 	touched  bool // something happened that settle must look at
+	pollAt   time.Duration
+	pumpAt   time.Duration
 	poll     bool // and so must pollTasks, which costs more: at a tick, or when somebody answered
 	marks    map[incSet]*markTask
 	told     wire.AgentID // the captain that marks were told to
@@ -564,12 +566,19 @@ func (c *component) settle() {
 	for _, to := range cluster.SortedKeys(acks) {
 		c.n.send(to, &FrameAck{Nos: acks[to]})
 	}
-	if c.poll {
-		c.poll = false
+	// Both walk everything that is held: not for every frame.
+	if c.poll && c.n.now >= c.pollAt {
+		c.poll, c.pollAt = false, c.n.now+pollEvery
 		c.pollTasks()
 	}
-	c.pumpMirrors()
+	if c.behind > 0 && c.n.now >= c.pumpAt {
+		c.pumpAt = c.n.now + pollEvery
+		c.pumpMirrors()
+	}
 }
+
+// pollEvery bounds how often tasks and mirrors are looked after.
+const pollEvery = 4 * time.Millisecond
 
 // settled reports whether an entry is durable where its sender wants it.
 func (c *component) settled(e *entry, mirror bool) bool {
@@ -615,6 +624,9 @@ func (c *component) stateChanged() {
 	if c.members != st.MembersAt {
 		c.members = st.MembersAt
 		c.refresh(false)
+		for _, w := range c.waits {
+			w.next = 0 // what one copy was enough for may want two now
+		}
 	}
 	for _, id := range cluster.SortedKeys(st.Groups) {
 		g := st.Groups[id]

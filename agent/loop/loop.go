@@ -46,12 +46,14 @@ type Loop struct {
 	start time.Time
 	sinks Sinks
 
-	mu   sync.Mutex // guards node
-	node *core.Node
+	mu     sync.Mutex // guards what follows
+	node   *core.Node
+	ready  core.Ready // to be saved, while saving
+	saving bool       // from RaftReady to RaftAdvance
 
 	dispatch sync.Mutex // held while effects are handed out, taken before mu is released
 
-	raft chan struct{} // something may be ready to save
+	raft chan struct{} // capacity 1: ready was set
 	self chan struct{} // something is in toSelf
 
 	selfMu sync.Mutex
@@ -74,14 +76,26 @@ func (l *Loop) Do(f func(n *core.Node, now time.Duration)) {
 	l.mu.Lock()
 	f(l.node, l.Now())
 	e := l.node.Take()
+	save := l.takeReadyLocked()
 	l.dispatch.Lock()
 	l.mu.Unlock()
 	l.hand(e)
 	l.dispatch.Unlock()
-	select {
-	case l.raft <- struct{}{}:
-	default:
+	if save {
+		l.raft <- struct{}{} // has room: there is one Ready at a time
 	}
+}
+
+// takeReadyLocked takes out of the node what Raft wants saved, unless the last of it is still being saved. It reports
+// whether there was any; seldom is, so that the goroutine that saves is not woken by each write. l.mu is held.
+func (l *Loop) takeReadyLocked() (ok bool) {
+	if l.saving {
+		return false
+	}
+	if l.ready, ok = l.node.RaftReady(); ok {
+		l.saving = true
+	}
+	return ok
 }
 
 // View calls f with the node for reading: there are no effects to dispatch.
@@ -154,7 +168,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	return err
 }
 
-// runRaft is the only caller of RaftReady and RaftAdvance.
+// runRaft saves one Ready after the other. Advancing may give the next.
 func (l *Loop) runRaft(ctx context.Context) error {
 	for {
 		select {
@@ -162,24 +176,22 @@ func (l *Loop) runRaft(ctx context.Context) error {
 			return nil
 		case <-l.raft:
 		}
-		for {
-			l.mu.Lock()
-			rd, ok := l.node.RaftReady()
-			l.mu.Unlock()
-			if !ok {
-				break
-			}
-			if err := l.sinks.SaveRaft(rd); err != nil {
-				return fmt.Errorf("save the control log: %w", err)
-			}
-			if len(rd.Messages) > 0 {
-				l.sinks.SendRaft(rd.Messages)
-			}
-			var err error
-			l.Do(func(n *core.Node, now time.Duration) { err = n.RaftAdvance(now) })
-			if err != nil {
-				return err
-			}
+		l.mu.Lock()
+		rd := l.ready
+		l.mu.Unlock()
+		if err := l.sinks.SaveRaft(rd); err != nil {
+			return fmt.Errorf("save the control log: %w", err)
+		}
+		if len(rd.Messages) > 0 {
+			l.sinks.SendRaft(rd.Messages)
+		}
+		var err error
+		l.Do(func(n *core.Node, now time.Duration) {
+			l.saving, l.ready = false, core.Ready{}
+			err = n.RaftAdvance(now)
+		})
+		if err != nil {
+			return err
 		}
 	}
 }

@@ -287,6 +287,13 @@ func (h *host) perform(e core.Effects) {
 }
 
 func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
+	if h.w.opt.Messages {
+		var seqs []wire.Seq
+		for i := range b.Updates {
+			seqs = append(seqs, b.Updates[i].Seq)
+		}
+		h.w.trace("%d <- %d: frame %d of view %d, incarnation %d set %d seqs %v", h.id, from, r.No, r.View, b.Incarnation, b.Set, seqs)
+	}
 	h.do(func(n *core.Node) { n.ReceiveFrame(h.w.now, from, r, b) })
 }
 

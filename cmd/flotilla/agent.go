@@ -2,11 +2,16 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 
 	"flotilla/agent"
 
 	"github.com/spf13/cobra"
 )
+
+// gcPercent is how much garbage may come to what an agent has in use before it is collected, in percent of that. Most of
+// what it has in use are buffers, which cost the collector nothing, so it can be less than Go's 100.
+const gcPercent = 50
 
 func agentCommand() *cobra.Command {
 	var config string
@@ -25,6 +30,9 @@ func agentCommand() *cobra.Command {
 			log, err := cfg.Log.Logger(os.Stderr)
 			if err != nil {
 				return err
+			}
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(gcPercent)
 			}
 			a, err := agent.New(cfg, agent.Options{Logger: log, Version: version()})
 			if err != nil {

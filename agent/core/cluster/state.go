@@ -344,7 +344,7 @@ func (inc *Incarnation) Contributes(n wire.Set) bool {
 // copied, is in no recovery point yet, and stands in the way of none.
 func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]wire.Set, copied []wire.VolumeID) bool {
 	inc := g.IncAt(p, n)
-	if !g.anyCopied(p, copied) {
+	if !g.AnyCopied(p, copied) {
 		return true
 	}
 	if inc == nil {
@@ -369,7 +369,8 @@ func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]w
 	return g.PrefixCounts() && from <= inc.Last
 }
 
-func (g *Group) anyCopied(p wire.AgentID, copied []wire.VolumeID) bool {
+// AnyCopied reports whether a volume of primary p has had its first copy, or is in copied.
+func (g *Group) AnyCopied(p wire.AgentID, copied []wire.VolumeID) bool {
 	for _, v := range g.Volumes {
 		if v.Primary == p && (v.CopiedAt != 0 || slices.Contains(copied, v.ID)) {
 			return true
