@@ -261,11 +261,22 @@ func (a *Agent) serveNBD(l *listeners) {
 	})
 }
 
+// dropEvery is the least time between two looks for agents that were taken out: the node wakes whoever waits for it with
+// each write.
+const dropEvery = 50 * time.Millisecond
+
 // dropRemoved closes the connections of agents that are taken out of the cluster.
 func (a *Agent) dropRemoved(ctx context.Context) {
 	known := map[wire.AgentID]bool{}
 	var index uint64
+	rest := time.NewTicker(dropEvery)
+	defer rest.Stop()
 	for {
+		select {
+		case <-rest.C:
+		case <-ctx.Done():
+			return
+		}
 		changed := a.watch.next()
 		var gone []wire.AgentID
 		a.loop.View(func(n *core.Node) {

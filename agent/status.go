@@ -11,15 +11,17 @@ import (
 	"flotilla/wire"
 )
 
-// silentAfter is the silence of an agent after which status raises an alarm, and journalFull the filling of a journal.
+// silentAfter is the silence of an agent after which status raises an alarm, journalFull the filling of a journal (new
+// updates are refused from two thirds on), and standsAfter how long a group's targets may lag behind.
 const (
 	silentAfter = 5 * time.Second
-	journalFull = 0.8
+	journalFull = 0.6
+	standsAfter = 30 * time.Second
 )
 
 // statusOf makes the document of a node. It copies all that it keeps. elected is when the node last became captain.
 func statusOf(n *core.Node, elected time.Duration) *api.Status {
-	b := &statusBuilder{st: n.State(), heard: n.Heard(), now: n.Label(), tenure: n.Now() - elected, voters: n.Voters()}
+	b := &statusBuilder{st: n.State(), heard: n.Heard(), now: n.Label(), tenure: n.Now() - elected, voters: n.Voters(), waiting: n.Waiting}
 	s := &api.Status{
 		Version: api.Version, Cluster: b.st.Cluster, At: time.Unix(0, b.now).UTC(), Answered: b.agentName(n.ID()),
 		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Degraded: len(b.st.Members) < 2,
@@ -44,7 +46,9 @@ type statusBuilder struct {
 	// tenure is how long a captain has been one: before it is a while, who was not heard of need not be silent.
 	tenure time.Duration
 	voters []wire.AgentID
-	out    *api.Status
+	// waiting says what a group's oldest set waits for.
+	waiting func(wire.GroupID) string
+	out     *api.Status
 }
 
 // agentName returns an agent's name, its number when the state has no such agent, and nothing for 0.
@@ -115,6 +119,9 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
+	}
+	if g.Applied < g.Committed || out.Point == nil || b.now-newestPoint(g).Label > int64(standsAfter) {
+		out.Waiting = b.waiting(g.ID)
 	}
 	if out.Point != nil {
 		out.RPOSeconds = new(seconds(b.now - newestPoint(g).Label))
@@ -236,7 +243,15 @@ func (b *statusBuilder) alarms() {
 		}
 	}
 	for i := range b.out.Groups {
-		if g := &b.out.Groups[i]; g.Torn {
+		g := &b.out.Groups[i]
+		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
+		if g.Promote == nil && g.Waiting != "" && lag {
+			raise(api.Alarm{
+				Name: "standing-still", Group: g.Name, Text: "its targets do not advance: " + g.Waiting,
+				Remedy: "start or mend what is waited for; docs/runbook.md says how",
+			})
+		}
+		if g.Torn {
 			raise(api.Alarm{
 				Name: "torn", Group: g.Name,
 				Text:   "a set was lost while it was being applied: the targets are not at a recovery point",

@@ -63,6 +63,7 @@ type Group struct {
 	Point      *Point   `json:"recovery_point"` // the newest one; null before the first
 	OnTargets  *Point   `json:"on_targets"`     // what the targets hold
 	RPOSeconds *float64 `json:"rpo_seconds"`    // null when not known
+	Waiting    string   `json:"waiting"`        // what the oldest set that is not applied waits for; empty when it is its turn
 	Torn       bool     `json:"torn"`           // a set was lost while it was being applied
 
 	Primaries []Source `json:"primaries"`

@@ -38,14 +38,14 @@ type window struct {
 // this package are reported.
 func makePlan(parts []core.Part, limit int) ([]window, error) {
 	byFrame := map[ref][]core.Piece{}
+	var fold folder
 	// Updates lie inside their portion, and parts of a portion stand together, so that portions can be folded one by one.
 	for lo := 0; lo < len(parts); {
 		hi := lo + 1
 		for hi < len(parts) && parts[hi].Update.PortionID() == parts[lo].Update.PortionID() {
 			hi++
 		}
-		for _, p := range core.Fold(parts[lo:hi]) {
-			p.Part += lo
+		for _, p := range fold.portion(parts, lo, hi) {
 			r, ok := parts[p.Part].Ref.(ref)
 			if !ok {
 				return nil, errNotStored
@@ -85,6 +85,56 @@ func makePlan(parts []core.Part, limit int) ([]window, error) {
 		})
 	}
 	return plan, nil
+}
+
+// folder folds the parts of one portion after the other. Its buffers are used again.
+type folder struct {
+	order  []int
+	run    []core.Part
+	pieces []core.Piece
+}
+
+// portion returns what [core.Fold] would, for parts[lo:hi], with indices into parts. Most updates of a set overlap no
+// other, and folding takes the square of their number when all are given at once; so only runs that overlap are folded.
+// The result is valid until the next call.
+func (f *folder) portion(parts []core.Part, lo, hi int) []core.Piece {
+	f.order, f.pieces = f.order[:0], f.pieces[:0]
+	for i := lo; i < hi; i++ {
+		switch u := parts[i].Update; u.Kind {
+		case wire.KindWrite, wire.KindZero, wire.KindTrim:
+			if u.Length > 0 {
+				f.order = append(f.order, i)
+			}
+		}
+	}
+	slices.SortFunc(f.order, func(a, b int) int { return cmp.Compare(parts[a].Update.Offset, parts[b].Update.Offset) })
+	for rest := f.order; len(rest) > 0; {
+		n, end := 1, parts[rest[0]].Update.End()
+		for n < len(rest) && parts[rest[n]].Update.Offset < end {
+			end = max(end, parts[rest[n]].Update.End())
+			n++
+		}
+		f.fold(parts, rest[:n])
+		rest = rest[n:]
+	}
+	return f.pieces
+}
+
+// fold appends the pieces of a run of parts that overlap.
+func (f *folder) fold(parts []core.Part, run []int) {
+	if len(run) == 1 {
+		u := parts[run[0]].Update
+		f.pieces = append(f.pieces, core.Piece{Volume: u.Volume, Offset: u.Offset, Length: u.Length, Part: run[0]})
+		return
+	}
+	f.run = f.run[:0]
+	for _, i := range run {
+		f.run = append(f.run, parts[i])
+	}
+	for _, p := range core.Fold(f.run) {
+		p.Part = run[p.Part]
+		f.pieces = append(f.pieces, p)
+	}
 }
 
 // dataBytes returns the bytes that a piece carries.

@@ -44,10 +44,10 @@ type groupWatch struct {
 
 	// progress is what last moved, for GiveUp.
 	progress struct {
-		committed, applied wire.Set
-		view               wire.View
-		sealed             int
-		at                 time.Duration
+		applied wire.Set
+		view    wire.View
+		sealed  int
+		at      time.Duration
 	}
 	proposed map[string]time.Duration // not to repeat a proposal while it may be under way
 	markAt   time.Duration
@@ -265,8 +265,8 @@ func (c *captain) stateChanged() {
 			}
 		}
 		p := &w.progress
-		if p.committed != g.Committed || p.applied != g.Applied || p.view != st.View || p.sealed != sealed {
-			p.committed, p.applied, p.view, p.sealed, p.at = g.Committed, g.Applied, st.View, sealed, c.n.now
+		if p.applied != g.Applied || p.view != st.View || p.sealed != sealed {
+			p.applied, p.view, p.sealed, p.at = g.Applied, st.View, sealed, c.n.now
 		}
 		c.advance(g, w)
 	}

@@ -24,6 +24,9 @@ type markTask struct {
 	told     struct{ complete, written bool }
 }
 
+// applyEventEvery bounds how often a failing apply is an event.
+const applyEventEvery = 5 * time.Second
+
 // lineTask is this owner's share of one manifest.
 type lineTask struct {
 	from     wire.AgentID // owner of the mark
@@ -32,6 +35,7 @@ type lineTask struct {
 	complete bool
 	applying uint64 // token of the Apply under way
 	retryAt  time.Duration
+	eventAt  time.Duration
 	written  bool
 	told     struct{ complete, written bool }
 }
@@ -248,7 +252,10 @@ func (n *Node) ApplyDone(now time.Duration, token uint64, err error) {
 		c.touched, c.poll = true, true
 		if err != nil {
 			t.retryAt = n.now + n.cfg.RetryEvery
-			n.event(key.group, "apply.failed", "set", key.set, "error", err.Error())
+			if n.now >= t.eventAt { // it may be tried for hours
+				t.eventAt = n.now + applyEventEvery
+				n.event(key.group, "apply.failed", "set", key.set, "error", err.Error())
+			}
 			return
 		}
 		t.written = true

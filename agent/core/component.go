@@ -21,6 +21,10 @@ import (
 // fromComponent is the flag of a Route that a component sends, to tell it from the primary's on an agent that is both.
 const fromComponent uint16 = 1
 
+// rebuilding is the flag of a Route that brings what was held once, or is held by the sender alone: it may use the
+// journal's reserve.
+const rebuilding uint16 = 2
+
 // entry is one update that this component holds. Its pointer is stable.
 type entry struct {
 	seq      wire.Seq
@@ -430,7 +434,10 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 	w := &ackWait{to: from, no: r.No, mirror: asMirror}
 	f := c.enter(g, b)
 	if f != nil {
-		c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: asMirror})
+		// The set that is to be committed next may use the reserve too: nothing is freed before it is applied, and later
+		// sets must not keep it out.
+		urgent := r.Flags&rebuilding != 0 || b.Set <= g.Committed+1
+		c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: urgent})
 		if !asMirror && f.entries[0].h.mirror != 0 {
 			c.mirrorFrame(f, r, b)
 		}
@@ -768,7 +775,7 @@ func (c *component) status() *ComponentStatus {
 		for _, h := range c.sets[k] {
 			if h.owned {
 				st.Owned += int64(len(h.entries))
-				if !h.known || h.flying > 0 || (h.mirror == 0 && len(c.n.state.Members) > 1) {
+				if !h.known || h.behind || h.flying > 0 || (h.mirror == 0 && len(c.n.state.Members) > 1) {
 					st.Rebuilding = true
 				}
 			} else {

@@ -331,7 +331,7 @@ func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
 			if r == nil {
 				r = &Remirror{
 					To: from, Ref: e.f.ref,
-					Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: from, Mirror: c.n.cfg.ID, Flags: fromComponent},
+					Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: from, Mirror: c.n.cfg.ID, Flags: fromComponent | rebuilding},
 				}
 				byFrame[e.f] = r
 				parts = append(parts, r)
@@ -373,7 +373,7 @@ func (c *component) remirror(h *holding) {
 			}
 			r = &Remirror{
 				To: h.mirror, Ref: e.f.ref,
-				Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: c.n.cfg.ID, Mirror: h.mirror, Flags: fromComponent},
+				Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: c.n.cfg.ID, Mirror: h.mirror, Flags: fromComponent | rebuilding},
 			}
 			byFrame[e.f.id] = r
 			parts = append(parts, r)

@@ -14,13 +14,12 @@ import (
 // over to a worker costs more than to do it. Writes of one file go one after the other in the kernel anyway. That
 // goroutine must not wait, so a request is only taken where nothing is to be waited for: no delay, no cut, no lock that
 // another holds, no bit to be made durable. Whether the source itself would wait shows only by doing it: after a request
-// that took long the workers have all for a while.
+// that took long the workers have all for ten times as long, and for twice as long again if the next one is slow, too.
 const (
 	inlineMax   = 32 << 10              // bytes of a request
 	slowRead    = 50 * time.Microsecond // it came from a disk
 	slowWrite   = time.Millisecond      // the kernel held the writer up
-	inlineAgain = 100 * time.Millisecond
-	inlineLater = 10 * time.Second
+	inlineLater = 10 * time.Second      // no pause is longer
 )
 
 // haste remembers whether requests were done in no time.
@@ -39,7 +38,7 @@ func (h *haste) took(d, limit, now time.Duration) {
 		}
 		return
 	}
-	pause := min(max(2*h.pause.Load(), int64(inlineAgain)), int64(inlineLater))
+	pause := min(max(2*h.pause.Load(), int64(10*d)), int64(inlineLater))
 	h.pause.Store(pause)
 	h.until.Store(int64(now) + pause)
 }

@@ -46,12 +46,11 @@ type host struct {
 
 // volume is a source volume of a living primary.
 type volume struct {
-	id      wire.VolumeID
-	dev     *device
-	ext     *core.Extents
-	locked  map[int]bool // blocks of writes under way
-	copied  bool         // the first copy was finished in this incarnation
-	syncing bool
+	id     wire.VolumeID
+	dev    *device
+	ext    *core.Extents
+	locked map[int]bool // blocks of writes under way
+	copied bool         // the first copy was finished in this incarnation
 }
 
 func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host {
