@@ -16,7 +16,7 @@ import (
 // another holds, no bit to be made durable. Whether the source itself would wait shows only by doing it: after a request
 // that took long the workers have all for ten times as long, and for twice as long again if the next one is slow, too.
 const (
-	inlineMax   = 32 << 10              // bytes of a request
+	inlineMax   = 64 << 10              // bytes of a request
 	slowRead    = 50 * time.Microsecond // it came from a disk
 	slowWrite   = time.Millisecond      // the kernel held the writer up
 	inlineLater = 10 * time.Second      // no pause is longer

@@ -48,6 +48,9 @@ func TestSeeds(t *testing.T) {
 		seed := base + uint64(i)
 		st, err := run(t, Options{Seed: seed})
 		total.add(st)
+		if (i+1)%500 == 0 {
+			t.Logf("%d seeds from %d: %v", i+1, base, total)
+		}
 		if err != nil {
 			t.Errorf("seed %d: %v\nreplay: go test ./agent/sim -run TestSeeds -seed %s", seed, err, strconv.FormatUint(seed, 10))
 			if failed++; failed >= 5 {

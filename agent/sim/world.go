@@ -269,7 +269,7 @@ func (w *World) course() {
 	w.writing, w.faults = true, true
 	length := w.opt.Length
 	if length == 0 {
-		length = w.between(2*time.Second, 12*time.Second)
+		length = w.between(2*time.Second, 7*time.Second)
 	}
 	w.scheduleFault()
 	w.scheduleCheck()
@@ -291,7 +291,7 @@ func (w *World) course() {
 			h.start()
 		}
 	}
-	w.runUntil(w.now + w.between(time.Second, 4*time.Second))
+	w.runUntil(w.now + w.between(500*time.Millisecond, 2*time.Second))
 	w.writing = false
 	deadline := w.now + settleWithin
 	for w.failure == nil {
@@ -368,7 +368,7 @@ func (w *World) newest() *cluster.State {
 
 // scheduleFault kills, restarts and slows hosts.
 func (w *World) scheduleFault() {
-	w.after(w.between(50*time.Millisecond, 2500*time.Millisecond), "fault", func() {
+	w.after(w.between(50*time.Millisecond, 1500*time.Millisecond), "fault", func() {
 		if !w.faults {
 			return
 		}
@@ -387,6 +387,7 @@ func (w *World) fault() {
 			return
 		}
 		w.stats.Kills++
+		w.oracle.checkPoints()
 		power := w.power && w.chance(0.6)
 		if power {
 			w.stats.PowerCuts++
@@ -457,7 +458,7 @@ func (w *World) cut(from, to *host, until time.Duration) {
 }
 
 func (w *World) scheduleCheck() {
-	w.after(w.between(5*time.Millisecond, 60*time.Millisecond), "check", func() {
+	w.after(w.between(10*time.Millisecond, 150*time.Millisecond), "check", func() {
 		w.oracle.checkPoints()
 		if w.failure == nil {
 			w.scheduleCheck()
