@@ -22,7 +22,8 @@ func TestValidate(t *testing.T) {
 		ok  bool
 	}{
 		"write":        {with(func(*apply.Piece) {}), true},
-		"trim":         {with(func(p *apply.Piece) { p.Kind, p.Data = wire.KindTrim, nil }), true},
+		"trim":         {with(func(p *apply.Piece) { p.Kind, p.Data, p.Sum = wire.KindTrim, nil, 0 }), true},
+		"sum of trim":  {with(func(p *apply.Piece) { p.Kind, p.Data = wire.KindTrim, nil }), false},
 		"flush alone":  {&apply.Request{Flush: true}, true},
 		"nothing":      {&apply.Request{}, false},
 		"wrong sum":    {with(func(p *apply.Piece) { p.Sum++ }), false},
