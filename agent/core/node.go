@@ -6,14 +6,20 @@
 // as [Effects]. So a whole cluster of real nodes runs in one loop, and a seed replays the run.
 //
 //	raft.go       the control plane: cluster.State under go.etcd.io/raft/v3
-//	source.go     primary: numbering, the send queue, held up to, closing sets
+//	source.go     primary: numbering, attaching and leaving
+//	flights.go    primary: frames on their way, held up to
+//	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
 //	extents.go    primary: which extents a crash would make us copy again
-//	component.go  component: taking frames, the index of what is held
+//	component.go  component: its part as a whole
+//	receive.go    component: taking frames, acknowledging them
+//	holding.go    component: the index of what is held, and who is responsible
 //	mirror.go     component: the second copy
 //	complete.go   component: manifests, complete and written
 //	report.go     component: what is held of an ended incarnation
-//	captain.go    captain: members, grants, commits
+//	captain.go    captain: what it is told, and grants
+//	members.go    captain: losses and voters
+//	commit.go     captain: commits, applying, giving up
 //	cutter.go     captain: cuts over several primaries
 //	sealer.go     captain: seals and the point of a promote
 //	secondary.go  secondary: whose writes a target takes

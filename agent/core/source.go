@@ -41,20 +41,6 @@ type item struct {
 	pair   cluster.Pair
 }
 
-// flight is a frame on its way.
-type flight struct {
-	to      wire.AgentID
-	at      time.Duration
-	retryAt time.Duration // when a refused frame goes out again, 0 while it is not refused
-	items   []*item
-}
-
-// ackSeen is the newest ack of a component: by it a slow link is told from a lost frame.
-type ackSeen struct {
-	at time.Duration
-	no uint64 // highest frame acknowledged
-}
-
 // source is a primary's part in one group.
 type source struct {
 	n     *Node
@@ -95,17 +81,6 @@ type source struct {
 	heldSet wire.Set
 
 	hold hold
-}
-
-type markHeld struct {
-	set wire.Set
-	seq wire.Seq
-}
-
-// frameNo gives numbers to frames; it is shared by an agent's roles, so that an ack finds its frame.
-func (n *Node) frameNo() uint64 {
-	n.comp.nextNo++
-	return n.comp.nextNo
 }
 
 // AddSource tells the node that this agent can serve the group's volumes: it attaches as soon as it may. Calling it
@@ -223,171 +198,6 @@ func (s *source) enqueue(it *item) {
 	s.n.eff.Wake = true
 }
 
-// Owners returns the components for which frames are queued.
-func (n *Node) Owners() []wire.AgentID {
-	var to []wire.AgentID
-	for _, id := range cluster.SortedKeys(n.sources) {
-		s := n.sources[id]
-		for _, pair := range s.order {
-			if len(s.queues[pair]) > 0 && pair.Owner != 0 && !slices.Contains(to, pair.Owner) {
-				to = append(to, pair.Owner)
-			}
-		}
-	}
-	return to
-}
-
-// NextFrame takes up to maxBytes of updates that are queued for owner to, of one group, set and pair. It returns nil
-// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
-func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
-	n.now = max(n.now, now)
-	for _, id := range cluster.SortedKeys(n.sources) {
-		if out := n.sources[id].nextFrame(to, maxBytes); out != nil {
-			return out
-		}
-	}
-	return nil
-}
-
-func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
-	for k, pair := range s.order {
-		q := s.queues[pair]
-		if pair.Owner != to || len(q) == 0 {
-			continue
-		}
-		out := &Outgoing{
-			To:     to,
-			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror},
-			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
-		}
-		fl := &flight{to: to, at: s.n.now}
-		taken := 0
-		last := wire.Seq(0)
-		for _, it := range q {
-			if it.held {
-				taken++
-				continue
-			}
-			cost := int64(len(it.u.Data)) + updateOverhead
-			if len(fl.items) > 0 && (it.set != out.Header.Set || out.Bytes+cost > maxBytes || it.u.Seq < last ||
-				it.u.Kind == wire.KindMark || len(fl.items) >= wire.MaxUpdatesPerFrame) {
-				break
-			}
-			out.Header.Set = it.set
-			out.Bytes += cost
-			out.Updates = append(out.Updates, it.u)
-			out.Handles = append(out.Handles, it.handle)
-			it.flight = out.Route.No
-			fl.items = append(fl.items, it)
-			last = it.u.Seq
-			taken++
-			if it.u.Kind == wire.KindMark {
-				break // a mark travels alone: whoever reads it need not unpack others
-			}
-		}
-		s.queues[pair] = q[taken:]
-		if len(s.queues[pair]) == 0 {
-			s.queues[pair] = nil
-		}
-		// The next choice begins behind this pair.
-		s.order = append(append(slices.Clone(s.order[:k]), s.order[k+1:]...), pair)
-		if len(fl.items) == 0 {
-			return s.nextFrame(to, maxBytes)
-		}
-		s.flights[out.Route.No] = fl
-		return out
-	}
-	return nil
-}
-
-// acked marks a frame's updates held. It returns false for a number that is not of this source.
-func (s *source) acked(from wire.AgentID, no uint64) bool {
-	fl := s.flights[no]
-	if fl == nil || fl.to != from {
-		return false
-	}
-	delete(s.flights, no)
-	s.acks[from] = ackSeen{at: s.n.now, no: max(s.acks[from].no, no)}
-	for _, it := range fl.items {
-		it.held = true
-	}
-	s.advance()
-	return true
-}
-
-// advance drops the dense prefix of held updates. A mutant drops what is not held.
-func (s *source) advance() {
-	k := 0
-	for k < len(s.pending) && s.pending[k].held {
-		it := s.pending[k]
-		s.queued -= int64(len(it.u.Data)) + updateOverhead
-		s.release(it)
-		k++
-	}
-	if k == 0 {
-		return
-	}
-	clear(s.pending[:k])
-	s.pending = s.pending[k:]
-	if len(s.pending) == 0 {
-		s.pending = nil
-	}
-	for len(s.marks) > 0 && s.marks[0].seq <= s.heldUpTo() {
-		s.heldSet = s.marks[0].set
-		s.marks = s.marks[1:]
-	}
-	s.n.eff.Wake = true
-}
-
-func (s *source) release(it *item) {
-	if it.handle != nil {
-		s.n.eff.Release = append(s.n.eff.Release, it.handle)
-		it.handle = nil
-	}
-}
-
-// heldUpTo is the seq below and at which everything is held.
-func (s *source) heldUpTo() wire.Seq {
-	if len(s.pending) == 0 {
-		return s.next - 1
-	}
-	return s.pending[0].u.Seq - 1
-}
-
-// requeue sends a frame's updates again.
-func (s *source) requeue(no uint64) {
-	fl := s.flights[no]
-	delete(s.flights, no)
-	for _, it := range fl.items {
-		if !it.held {
-			s.enqueue(it)
-		}
-	}
-}
-
-func (s *source) nacked(from wire.AgentID, m *FrameNack) bool {
-	fl := s.flights[m.No]
-	if fl == nil || fl.to != from {
-		return false
-	}
-	if m.Reason == NackBad {
-		s.n.event(s.group, "frame.refused", "by", from, "reason", m.Reason.String())
-	}
-	// Sent again only when its time has come: at once it would meet the same refusal. A change of the view or of the
-	// state requeues it earlier.
-	fl.retryAt = s.n.now + s.n.cfg.RetryEvery
-	return true
-}
-
-// disconnected requeues what was on its way to a peer.
-func (s *source) disconnected(peer wire.AgentID) {
-	for _, no := range cluster.SortedKeys(s.flights) {
-		if s.flights[no].to == peer {
-			s.requeue(no)
-		}
-	}
-}
-
 // detach drops everything that belongs to the incarnation: its end is recorded, or asked for.
 func (s *source) detach() {
 	for _, it := range s.pending {
@@ -466,88 +276,6 @@ func (s *source) stateChanged() {
 	}
 }
 
-// reassign queues everything that is not held by the assignments of the view.
-func (s *source) reassign() {
-	s.queues, s.order, s.flights = map[cluster.Pair][]*item{}, nil, map[uint64]*flight{}
-	s.pairs = map[wire.Portion]cluster.Pair{}
-	for _, it := range s.pending {
-		if !it.held {
-			s.enqueue(it)
-		}
-	}
-}
-
-// openFirst opens the first set of the incarnation when it is alone in it; with several primaries a cut does.
-func (s *source) openFirst(g *cluster.Group) {
-	inc := g.Inc(s.inc)
-	if inc.First == 0 {
-		return
-	}
-	if gr := g.Grant(inc.First); gr != nil && len(gr.Incs) == 1 {
-		s.openSet(inc.First)
-	}
-}
-
-func (s *source) openSet(set wire.Set) {
-	if s.open == 0 {
-		s.n.event(s.group, "incarnation.open", "incarnation", s.inc, "set", set)
-	}
-	s.open, s.openedAt, s.first, s.setBytes = set, s.n.now, s.next, 0
-	s.lines, s.lastLine = map[wire.Portion]*Tally{}, nil
-	s.pairs = map[wire.Portion]cluster.Pair{}
-	s.n.eff.Wake = true
-}
-
-// closeSet ends the open set with its manifest and opens the next.
-func (s *source) closeSet(next wire.Set) {
-	m := Manifest{First: s.first, Last: s.next, Broken: s.broken}
-	for p, t := range s.lines {
-		m.Lines = append(m.Lines, Line{Portion: p, Tally: *t})
-	}
-	slices.SortFunc(m.Lines, func(a, b Line) int {
-		if a.Portion.Volume != b.Portion.Volume {
-			return int(int64(a.Portion.Volume) - int64(b.Portion.Volume))
-		}
-		return int(int64(a.Portion.Index) - int64(b.Portion.Index))
-	})
-	m.Copied = cluster.SortedKeys(s.copied)
-	data := m.Encode()
-	p := wire.MarkPortion(s.n.cfg.ID)
-	s.lastLine = &Tally{} // the mark is not a line of its own manifest
-	s.lastKey = p
-	it := &item{set: s.open, u: wire.Update{
-		Volume: p.Volume, Portion: p.Index, Kind: wire.KindMark, Length: uint32(len(data)), Data: data,
-	}}
-	s.number(it)
-	s.marks = append(s.marks, markHeld{set: s.open, seq: it.u.Seq})
-	s.openSet(next)
-}
-
-// closeUpTo closes every set below m, with an empty manifest where nothing was written, and opens m.
-func (s *source) closeUpTo(m wire.Set) {
-	if s.open == 0 {
-		if inc := s.n.state.Groups[s.group].Inc(s.inc); inc.First != 0 {
-			s.openSet(min(inc.First, m))
-		}
-	}
-	for s.open < m {
-		s.closeSet(s.open + 1)
-	}
-}
-
-// closeLocal closes the open set if its boundary is this primary's own business and the next set is granted.
-func (s *source) closeLocal() {
-	g := s.n.state.Groups[s.group]
-	if g == nil || s.open == 0 || s.hold.on {
-		return
-	}
-	this, next := g.Grant(s.open), g.Grant(s.open+1)
-	if this == nil || next == nil || len(this.Incs) != 1 || len(next.Incs) != 1 || next.Incs[0] != s.inc {
-		return
-	}
-	s.closeSet(s.open + 1)
-}
-
 func (s *source) tick() {
 	n := s.n
 	s.holdTick()
@@ -570,24 +298,6 @@ func (s *source) tick() {
 	case n.now >= s.attachAt && len(n.state.Members) > 0:
 		s.attachAt = n.now + n.cfg.RetryEvery
 		n.Propose(cluster.Command{Attach: &cluster.Attach{Group: s.group, Primary: n.cfg.ID, Nonce: s.nonce}})
-	}
-}
-
-// resend queues again what was refused, and what seems lost: a frame older than ResendAfter to a component that has
-// acknowledged a later one, or nothing for as long. On a slow link acks keep coming, in the order of the frames.
-func (s *source) resend() {
-	n := s.n
-	var due []uint64
-	for no, fl := range s.flights {
-		ack := s.acks[fl.to]
-		lost := n.now-fl.at >= n.cfg.ResendAfter && (ack.no > no || n.now-ack.at >= n.cfg.ResendAfter)
-		if lost || (fl.retryAt != 0 && n.now >= fl.retryAt) {
-			due = append(due, no)
-		}
-	}
-	slices.Sort(due)
-	for _, no := range due {
-		s.requeue(no)
 	}
 }
 

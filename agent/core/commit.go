@@ -1,0 +1,211 @@
+package core
+
+import (
+	"iter"
+	"slices"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// advance commits what is complete up to a recovery point, has committed sets applied, and records applied ones.
+func (c *captain) advance(g *cluster.Group, w *groupWatch) {
+	if g.Phase != cluster.Replicating && g.Phase != cluster.Promoting {
+		return
+	}
+	c.commit(g, w)
+	st := c.n.state
+	if g.ApplyTo < g.Committed && w.once(c.n, "applyto"+label(g.Committed)) {
+		c.n.Propose(cluster.Command{ApplyTo: &cluster.ApplyTo{Group: g.ID, UpTo: g.Committed, View: st.View}})
+	}
+	if n := g.Applied + 1; n <= g.ApplyTo && c.all(g, w, n, func(d *setDone) bool { return d.written }) {
+		if w.once(c.n, "applied"+label(n)) {
+			c.n.Propose(cluster.Command{Applied: &cluster.Applied{Group: g.ID, Set: n, View: st.View}})
+		}
+	}
+}
+
+func label(n wire.Set) string {
+	var b [8]byte
+	for i := range b {
+		b[i] = byte(n >> (8 * i))
+	}
+	return string(b[:])
+}
+
+// all reports whether every incarnation that contributes to set n has said what ok asks for, in this view.
+func (c *captain) all(g *cluster.Group, w *groupWatch, n wire.Set, ok func(*setDone) bool) bool {
+	gr := g.Grant(n)
+	if gr == nil {
+		return false
+	}
+	for _, id := range gr.Incs {
+		inc := g.Inc(id)
+		if inc == nil || !inc.Contributes(n) {
+			continue
+		}
+		if inc.Ended && !inc.Sealed {
+			return false
+		}
+		d := w.done[incSet{g.ID, n, id}]
+		if d == nil || d.view != c.n.state.View || !ok(d) {
+			return false
+		}
+	}
+	return true
+}
+
+// parts iterates over what was said of set n by the owners of its marks, of the incarnations that count in it.
+func (w *groupWatch) parts(g *cluster.Group, n wire.Set) iter.Seq2[wire.Incarnation, *setDone] {
+	return func(yield func(wire.Incarnation, *setDone) bool) {
+		for _, id := range g.Grant(n).Incs {
+			inc, d := g.Inc(id), w.done[incSet{g.ID, n, id}]
+			if inc != nil && inc.Contributes(n) && d != nil && !yield(id, d) {
+				return
+			}
+		}
+	}
+}
+
+// run is what the sets after Committed say together, up to one of them.
+type run struct {
+	ends   map[wire.Incarnation]wire.Seq
+	whole  map[wire.Incarnation]wire.Set
+	copied map[wire.Incarnation][]wire.VolumeID // as its marks in the run say
+	broken map[wire.Incarnation]bool            // in the last set taken
+}
+
+// take adds the marks of set n.
+func (r *run) take(g *cluster.Group, w *groupWatch, n wire.Set) {
+	if r.ends == nil {
+		r.ends, r.whole = map[wire.Incarnation]wire.Seq{}, map[wire.Incarnation]wire.Set{}
+		r.copied = map[wire.Incarnation][]wire.VolumeID{}
+	}
+	r.broken = map[wire.Incarnation]bool{}
+	for id, d := range w.parts(g, n) {
+		r.broken[id] = d.broken
+		r.ends[id] = d.last
+		if len(d.copied) > 0 { // a seal's manifest does not say it again
+			r.copied[id] = d.copied
+		}
+		if !d.broken && r.whole[id] == 0 {
+			r.whole[id] = n
+		}
+	}
+}
+
+// copiedAt lists the volumes whose first copy is whole at the end of set n: only the incarnation that writes there can
+// say so, for a later one copies anew.
+func (r *run) copiedAt(g *cluster.Group, n wire.Set) []wire.VolumeID {
+	var vs []wire.VolumeID
+	for _, p := range g.Primaries() {
+		if inc := g.IncAt(p, n); inc != nil {
+			vs = append(vs, r.copied[inc.ID]...)
+		}
+	}
+	slices.Sort(vs)
+	return vs
+}
+
+// isPoint reports whether the end of set n, a boundary that is a cut, is a recovery point.
+func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
+	if c.n.mutant("broken-counts") {
+		return true
+	}
+	copied := r.copiedAt(g, n)
+	for id, broken := range r.broken {
+		if inc := g.Inc(id); broken && inc != nil && g.AnyCopied(inc.Primary, copied) {
+			return false
+		}
+	}
+	for _, p := range g.Primaries() {
+		if !g.WholeAt(p, n, r.whole, copied) {
+			return false
+		}
+	}
+	return true
+}
+
+// commit proposes the next run of complete sets that ends at a recovery point: one set as a rule, a chain when there are
+// void or broken ones before it.
+func (c *captain) commit(g *cluster.Group, w *groupWatch) {
+	st := c.n.state
+	var r run
+	for n := g.Committed + 1; n <= g.Granted; n++ {
+		if g.FinalChosen && n > g.Final {
+			return
+		}
+		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
+			return
+		}
+		r.take(g, w, n)
+		cut, decided := g.Verdict(n)
+		if g.FinalChosen && n == g.Final {
+			cut, decided = true, true // the end of all seals
+		}
+		if !decided {
+			return
+		}
+		if !cut || !c.isPoint(g, &r, n) {
+			continue
+		}
+		if !w.once(c.n, "commit"+label(n)) {
+			return
+		}
+		cmd := &cluster.Commit{Group: g.ID, UpTo: n, View: st.View, Label: w.label(n), Copied: r.copiedAt(g, n)}
+		for _, id := range cluster.SortedKeys(r.ends) {
+			cmd.Ends = append(cmd.Ends, cluster.IncEnd{Inc: id, Seq: r.ends[id], Whole: r.whole[id]})
+		}
+		c.n.Propose(cluster.Command{Commit: cmd})
+		return
+	}
+}
+
+// label returns the label of the end of set n: when it, or the last one before it, was last seen open.
+func (w *groupWatch) label(n wire.Set) int64 {
+	var at int64
+	for set, l := range w.openAt {
+		if set <= n {
+			at = max(at, l)
+		}
+	}
+	return at
+}
+
+// giveUp drops unapplied sets as lost when nothing has moved for GiveUpAfter, though every member is there and every
+// primary says that all of the oldest set is held: then something of it is gone on all members. Giving up is always
+// safe: what it drops is in the bitmaps.
+func (c *captain) giveUp(g *cluster.Group, w *groupWatch) {
+	st := c.n.state
+	if c.n.now-w.progress.at < c.n.cfg.GiveUpAfter || c.n.now-c.since < c.n.cfg.GiveUpAfter {
+		return
+	}
+	for _, m := range st.Members {
+		if h := c.heard[m]; !c.hears(m, c.n.cfg.LossAfter) || h.st.Component == nil || h.st.Component.Rebuilding {
+			return // what is missing may be on its way to a mirror
+		}
+	}
+	oldest := g.Applied + 1
+	if oldest > g.Granted || c.all(g, w, oldest, func(d *setDone) bool { return d.complete && (oldest > g.ApplyTo || d.written) }) {
+		return // nothing is missing of it: it waits for a cut, a resync or a target
+	}
+	if oldest <= g.ApplyTo && c.all(g, w, oldest, func(d *setDone) bool { return d.complete }) {
+		return // it is all there and waits for its targets
+	}
+	for _, id := range g.Grant(oldest).Incs {
+		inc := g.Inc(id)
+		if inc == nil || !inc.Contributes(oldest) || inc.Sealed {
+			continue
+		}
+		if inc.Ended {
+			return // every member is there: it will be sealed
+		}
+		if gs := c.groupStatus(inc); gs == nil || gs.HeldSet < oldest || !c.hears(inc.Primary, c.n.cfg.LossAfter) {
+			return // it is open, or its primary still has what is missing
+		}
+	}
+	if w.once(c.n, "giveup") {
+		c.n.event(g.ID, "sets.lost", "from", oldest, "to", g.Granted, "for", c.n.Waiting(g.ID))
+		c.n.Propose(cluster.Command{GiveUp: &cluster.GiveUp{Group: g.ID, View: st.View, Applied: g.Applied}})
+	}
+}

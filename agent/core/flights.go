@@ -1,0 +1,223 @@
+package core
+
+import (
+	"slices"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// flight is a frame on its way.
+type flight struct {
+	to      wire.AgentID
+	at      time.Duration
+	retryAt time.Duration // when a refused frame goes out again, 0 while it is not refused
+	items   []*item
+}
+
+// ackSeen is the newest ack of a component: by it a slow link is told from a lost frame.
+type ackSeen struct {
+	at time.Duration
+	no uint64 // highest frame acknowledged
+}
+
+// frameNo gives numbers to frames; it is shared by an agent's roles, so that an ack finds its frame.
+func (n *Node) frameNo() uint64 {
+	n.comp.nextNo++
+	return n.comp.nextNo
+}
+
+// Owners returns the components for which frames are queued.
+func (n *Node) Owners() []wire.AgentID {
+	var to []wire.AgentID
+	for _, id := range cluster.SortedKeys(n.sources) {
+		s := n.sources[id]
+		for _, pair := range s.order {
+			if len(s.queues[pair]) > 0 && pair.Owner != 0 && !slices.Contains(to, pair.Owner) {
+				to = append(to, pair.Owner)
+			}
+		}
+	}
+	return to
+}
+
+// NextFrame takes up to maxBytes of updates that are queued for owner to, of one group, set and pair. It returns nil
+// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
+func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
+	n.now = max(n.now, now)
+	for _, id := range cluster.SortedKeys(n.sources) {
+		if out := n.sources[id].nextFrame(to, maxBytes); out != nil {
+			return out
+		}
+	}
+	return nil
+}
+
+func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
+	for k, pair := range s.order {
+		q := s.queues[pair]
+		if pair.Owner != to || len(q) == 0 {
+			continue
+		}
+		out := &Outgoing{
+			To:     to,
+			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror},
+			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
+		}
+		fl := &flight{to: to, at: s.n.now}
+		taken := 0
+		last := wire.Seq(0)
+		for _, it := range q {
+			if it.held {
+				taken++
+				continue
+			}
+			cost := int64(len(it.u.Data)) + updateOverhead
+			if len(fl.items) > 0 && (it.set != out.Header.Set || out.Bytes+cost > maxBytes || it.u.Seq < last ||
+				it.u.Kind == wire.KindMark || len(fl.items) >= wire.MaxUpdatesPerFrame) {
+				break
+			}
+			out.Header.Set = it.set
+			out.Bytes += cost
+			out.Updates = append(out.Updates, it.u)
+			out.Handles = append(out.Handles, it.handle)
+			it.flight = out.Route.No
+			fl.items = append(fl.items, it)
+			last = it.u.Seq
+			taken++
+			if it.u.Kind == wire.KindMark {
+				break // a mark travels alone: whoever reads it need not unpack others
+			}
+		}
+		s.queues[pair] = q[taken:]
+		if len(s.queues[pair]) == 0 {
+			s.queues[pair] = nil
+		}
+		// The next choice begins behind this pair.
+		s.order = append(append(slices.Clone(s.order[:k]), s.order[k+1:]...), pair)
+		if len(fl.items) == 0 {
+			return s.nextFrame(to, maxBytes)
+		}
+		s.flights[out.Route.No] = fl
+		return out
+	}
+	return nil
+}
+
+// acked marks a frame's updates held. It returns false for a number that is not of this source.
+func (s *source) acked(from wire.AgentID, no uint64) bool {
+	fl := s.flights[no]
+	if fl == nil || fl.to != from {
+		return false
+	}
+	delete(s.flights, no)
+	s.acks[from] = ackSeen{at: s.n.now, no: max(s.acks[from].no, no)}
+	for _, it := range fl.items {
+		it.held = true
+	}
+	s.advance()
+	return true
+}
+
+// advance drops the dense prefix of held updates. A mutant drops what is not held.
+func (s *source) advance() {
+	k := 0
+	for k < len(s.pending) && s.pending[k].held {
+		it := s.pending[k]
+		s.queued -= int64(len(it.u.Data)) + updateOverhead
+		s.release(it)
+		k++
+	}
+	if k == 0 {
+		return
+	}
+	clear(s.pending[:k])
+	s.pending = s.pending[k:]
+	if len(s.pending) == 0 {
+		s.pending = nil
+	}
+	for len(s.marks) > 0 && s.marks[0].seq <= s.heldUpTo() {
+		s.heldSet = s.marks[0].set
+		s.marks = s.marks[1:]
+	}
+	s.n.eff.Wake = true
+}
+
+func (s *source) release(it *item) {
+	if it.handle != nil {
+		s.n.eff.Release = append(s.n.eff.Release, it.handle)
+		it.handle = nil
+	}
+}
+
+// heldUpTo is the seq below and at which everything is held.
+func (s *source) heldUpTo() wire.Seq {
+	if len(s.pending) == 0 {
+		return s.next - 1
+	}
+	return s.pending[0].u.Seq - 1
+}
+
+// requeue sends a frame's updates again.
+func (s *source) requeue(no uint64) {
+	fl := s.flights[no]
+	delete(s.flights, no)
+	for _, it := range fl.items {
+		if !it.held {
+			s.enqueue(it)
+		}
+	}
+}
+
+func (s *source) nacked(from wire.AgentID, m *FrameNack) bool {
+	fl := s.flights[m.No]
+	if fl == nil || fl.to != from {
+		return false
+	}
+	if m.Reason == NackBad {
+		s.n.event(s.group, "frame.refused", "by", from, "reason", m.Reason.String())
+	}
+	// Sent again only when its time has come: at once it would meet the same refusal. A change of the view or of the
+	// state requeues it earlier.
+	fl.retryAt = s.n.now + s.n.cfg.RetryEvery
+	return true
+}
+
+// disconnected requeues what was on its way to a peer.
+func (s *source) disconnected(peer wire.AgentID) {
+	for _, no := range cluster.SortedKeys(s.flights) {
+		if s.flights[no].to == peer {
+			s.requeue(no)
+		}
+	}
+}
+
+// reassign queues everything that is not held by the assignments of the view.
+func (s *source) reassign() {
+	s.queues, s.order, s.flights = map[cluster.Pair][]*item{}, nil, map[uint64]*flight{}
+	s.pairs = map[wire.Portion]cluster.Pair{}
+	for _, it := range s.pending {
+		if !it.held {
+			s.enqueue(it)
+		}
+	}
+}
+
+// resend queues again what was refused, and what seems lost: a frame older than ResendAfter to a component that has
+// acknowledged a later one, or nothing for as long. On a slow link acks keep coming, in the order of the frames.
+func (s *source) resend() {
+	n := s.n
+	var due []uint64
+	for no, fl := range s.flights {
+		ack := s.acks[fl.to]
+		lost := n.now-fl.at >= n.cfg.ResendAfter && (ack.no > no || n.now-ack.at >= n.cfg.ResendAfter)
+		if lost || (fl.retryAt != 0 && n.now >= fl.retryAt) {
+			due = append(due, no)
+		}
+	}
+	slices.Sort(due)
+	for _, no := range due {
+		s.requeue(no)
+	}
+}

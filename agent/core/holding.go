@@ -1,0 +1,241 @@
+package core
+
+import (
+	"slices"
+	"sort"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// holding is what this component holds of one portion in one set.
+type holding struct {
+	SetPortion
+	primary wire.AgentID
+	entries []*entry // ascending by seq
+	durable Tally
+
+	owned    bool // by the folded assignment of the view
+	mirror   wire.AgentID
+	life     uint64 // of the mirror: one that was lost and came back as new holds nothing
+	known    bool   // mirrored says what the mirror holds; otherwise it is to be asked
+	behind   bool   // the mirror is to be asked or lacks something; component.behind counts these
+	askAt    time.Duration
+	mirrored Tally // of entries that are durable here or not
+	flying   int   // re-mirrored frames on their way with updates of it
+}
+
+// holding returns the holding of a portion, made if there is none.
+func (c *component) holding(b *wire.Body, p wire.Portion) *holding {
+	k := setKey{b.Group, b.Set}
+	ps := c.sets[k]
+	if ps == nil {
+		ps = map[wire.Portion]*holding{}
+		c.sets[k] = ps
+		at := sort.Search(len(c.keys), func(i int) bool { return !c.keys[i].less(k) })
+		c.keys = slices.Insert(c.keys, at, k)
+	}
+	h := ps[p]
+	if h == nil {
+		h = &holding{
+			SetPortion: SetPortion{Group: b.Group, Set: b.Set, Inc: b.Incarnation, Portion: p}, primary: b.Primary, known: true,
+		}
+		c.assign(h)
+		ps[p] = h
+		if p.Volume == wire.MarkVolume {
+			c.marked[k] = append(c.marked[k], h)
+		}
+	}
+	return h
+}
+
+// assign looks up who is responsible in the current view. It returns whether the mirror changed.
+func (c *component) assign(h *holding) bool {
+	g := c.n.state.Groups[h.Group]
+	if g == nil {
+		return false
+	}
+	pair := c.n.state.Pair(g, h.Set, h.Portion)
+	owned := pair.Owner == c.n.cfg.ID
+	var life uint64
+	if a := c.n.state.Agents[pair.Mirror]; a != nil {
+		life = a.Life
+	}
+	changed := owned && (!h.owned || h.mirror != pair.Mirror || h.life != life)
+	h.owned, h.mirror, h.life = owned, pair.Mirror, life
+	return changed
+}
+
+// refresh folds every holding's assignment over the view. What has a new mirror is mirrored anew; after a restart
+// nothing is known of any mirror.
+func (c *component) refresh(restart bool) {
+	for _, k := range c.keys {
+		for _, p := range portionsOf(c.sets[k]) {
+			h := c.sets[k][p]
+			changed := c.assign(h)
+			if (changed || restart) && len(h.entries) > 0 {
+				c.forgetMirror(h)
+			}
+		}
+	}
+}
+
+// forgetMirror makes an owner ask the mirror what it holds.
+func (c *component) forgetMirror(h *holding) {
+	h.known, h.askAt, h.mirrored = h.mirror == 0 || !h.owned, 0, Tally{}
+	for _, e := range h.entries {
+		e.mirrored = false
+	}
+	c.setBehind(h)
+	if c.n.mutant("no-remirror") {
+		h.known = true
+		for _, e := range h.entries {
+			e.mirrored = true
+			h.mirrored.add(e.seq)
+		}
+	}
+	c.touched = true
+}
+
+// portionsOf returns the portions of a set in ascending order.
+func portionsOf[T any](m map[wire.Portion]T) []wire.Portion {
+	ps := make([]wire.Portion, 0, len(m))
+	for p := range m {
+		ps = append(ps, p)
+	}
+	slices.SortFunc(ps, comparePortions)
+	return ps
+}
+
+func comparePortions(a, b wire.Portion) int {
+	if a.Volume != b.Volume {
+		if a.Volume < b.Volume {
+			return -1
+		}
+		return 1
+	}
+	switch {
+	case a.Index < b.Index:
+		return -1
+	case a.Index > b.Index:
+		return 1
+	}
+	return 0
+}
+
+// find returns the entry of an update, or nil.
+func (c *component) find(b *wire.Body, u *wire.Update) *entry {
+	h := c.sets[setKey{b.Group, b.Set}][u.PortionID()]
+	if h == nil {
+		return nil
+	}
+	return h.find(u.Seq)
+}
+
+func (h *holding) find(seq wire.Seq) *entry {
+	k := len(h.entries) - 1
+	if k < 0 {
+		return nil
+	}
+	if h.entries[k].seq != seq {
+		k = sort.Search(len(h.entries), func(i int) bool { return h.entries[i].seq >= seq })
+		if k == len(h.entries) || h.entries[k].seq != seq {
+			return nil
+		}
+	}
+	return h.entries[k]
+}
+
+// unmirrorFlying makes owners ask about what was on its way to a mirror when the view rose.
+func (c *component) unmirrorFlying() {
+	for _, k := range c.keys {
+		for _, p := range portionsOf(c.sets[k]) {
+			h := c.sets[k][p]
+			h.flying = 0
+			if h.owned && h.mirror != 0 && h.mirrored.Count < uint64(len(h.entries)) {
+				h.known, h.askAt = false, 0
+				c.setBehind(h)
+			}
+		}
+	}
+}
+
+// purge drops what lies above the seal of an incarnation.
+func (c *component) purge(g *cluster.Group) {
+	for _, inc := range g.Incs {
+		if at, ok := c.sealedAt[inc.ID]; !inc.Sealed || (ok && at == inc.Seal) {
+			continue
+		}
+		c.sealedAt[inc.ID] = inc.Seal
+		for _, k := range c.keys {
+			if k.group != g.ID {
+				continue
+			}
+			for _, p := range portionsOf(c.sets[k]) {
+				if h := c.sets[k][p]; h.Inc == inc.ID {
+					c.cut(h, inc)
+				}
+			}
+		}
+		c.poll = true
+	}
+	for id := range c.sealedAt {
+		if id>>8 < wire.Incarnation(c.n.state.Index) && !slices.ContainsFunc(cluster.SortedKeys(c.n.state.Groups), func(g wire.GroupID) bool { return c.n.state.Groups[g].Inc(id) != nil }) {
+			delete(c.sealedAt, id)
+		}
+	}
+}
+
+// cut drops a holding's entries above the seal.
+func (c *component) cut(h *holding, inc *cluster.Incarnation) {
+	if c.n.mutant("seal-not-cut") {
+		return
+	}
+	kept := h.entries[:0]
+	h.durable, h.mirrored = Tally{}, Tally{}
+	for _, e := range h.entries {
+		if !belowSeal(inc, h.Set, &e.f.updates[e.i]) {
+			e.gone = true
+			if !slices.ContainsFunc(e.f.entries, func(e *entry) bool { return !e.gone }) {
+				delete(c.frames, e.f.id)
+			}
+			continue
+		}
+		kept = append(kept, e)
+		if e.durable {
+			h.durable.add(e.seq)
+		}
+		if e.mirrored {
+			h.mirrored.add(e.seq)
+		}
+	}
+	clear(h.entries[len(kept):])
+	h.entries = kept
+	delete(c.marks, incSet{h.Group, h.Set, h.Inc})
+}
+
+// drop forgets sets.
+func (c *component) drop(which func(setKey) bool) {
+	kept := c.keys[:0]
+	for _, k := range c.keys {
+		if !which(k) {
+			kept = append(kept, k)
+			continue
+		}
+		for _, h := range c.sets[k] {
+			for _, e := range h.entries {
+				e.gone = true
+				delete(c.frames, e.f.id)
+			}
+			delete(c.marks, incSet{h.Group, h.Set, h.Inc})
+			delete(c.tasks, incSet{h.Group, h.Set, h.Inc})
+			if h.behind {
+				c.behind--
+			}
+		}
+		delete(c.sets, k)
+		delete(c.marked, k)
+	}
+	c.keys = kept
+}

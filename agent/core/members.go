@@ -1,0 +1,141 @@
+package core
+
+import (
+	"slices"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// members declares losses: one view at a time, and never the last component.
+func (c *captain) members() {
+	st := c.n.state
+	joined := map[uint64]time.Duration{}
+	for _, m := range st.Members {
+		life := st.Agents[m].Life
+		if at, ok := c.joined[life]; ok {
+			joined[life] = at
+		} else {
+			joined[life] = c.n.now
+		}
+	}
+	c.joined = joined
+	if c.n.now < c.loseAt || len(st.Members) == 0 {
+		return
+	}
+	limit := c.n.cfg.LossAfter
+	if st.Settled != st.View {
+		limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
+		if c.settled() {
+			c.n.Propose(cluster.Command{Settle: &cluster.Settle{View: st.View, MembersAt: st.MembersAt}})
+			c.loseAt = c.n.now + c.n.cfg.RetryEvery
+			return
+		}
+	}
+	for _, m := range st.Members {
+		at := c.joined[st.Agents[m].Life]
+		if h := c.heard[m]; h != nil {
+			at = max(at, h.at)
+		}
+		if c.n.now-at >= limit && len(st.Members) > 1 {
+			c.loseAt = c.n.now + c.n.cfg.RetryEvery
+			c.n.Propose(cluster.Command{Lose: &cluster.Lose{Agent: m, View: st.View}})
+			c.n.event(0, "component.lost", "agent", m, "silent", c.n.now-at, "view", st.View+1)
+			return
+		}
+	}
+}
+
+// settled reports whether every member has said, knowing who the members are, that all it owns has its second copy.
+func (c *captain) settled() bool {
+	st := c.n.state
+	for _, m := range st.Members {
+		h := c.heard[m]
+		if h == nil || h.st.Component == nil || h.st.Component.Rebuilding || h.st.View != st.View || h.st.Applied < st.MembersAt>>8 {
+			return false
+		}
+	}
+	return true
+}
+
+// voters keeps an odd number of voters on agents that are heard: components first, then secondaries, then primaries.
+func (c *captain) voters() {
+	st := c.n.state
+	if c.n.now < c.confAt || c.n.now-c.since < c.n.cfg.LossAfter {
+		return
+	}
+	c.confAt = c.n.now + c.n.cfg.RetryEvery
+	conf := c.n.control.conf
+	known := append(slices.Clone(conf.GetVoters()), conf.GetLearners()...)
+	for _, id := range cluster.SortedKeys(st.Agents) {
+		if !slices.Contains(known, uint64(id)) {
+			c.changeConf(confChange(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id))
+			return
+		}
+	}
+	for _, id := range known {
+		if st.Agents[wire.AgentID(id)] == nil {
+			c.changeConf(confChange(raftpb.ConfChangeType_ConfChangeRemoveNode, wire.AgentID(id)))
+			return
+		}
+	}
+	var wanted []wire.AgentID
+	for _, rank := range []func(*cluster.Agent) bool{
+		func(a *cluster.Agent) bool { return st.IsMember(a.ID) },
+		func(a *cluster.Agent) bool { return a.Secondary && !a.Backup },
+		func(a *cluster.Agent) bool { return a.Primary && !a.Backup && !a.Secondary },
+		func(a *cluster.Agent) bool { return true },
+	} {
+		for _, voting := range []bool{true, false} { // who votes stays
+			for _, id := range cluster.SortedKeys(st.Agents) {
+				votes := slices.Contains(conf.GetVoters(), uint64(id))
+				if rank(st.Agents[id]) && votes == voting && !slices.Contains(wanted, id) && c.hears(id, c.n.cfg.LossAfter) {
+					wanted = append(wanted, id)
+				}
+			}
+		}
+	}
+	// The size follows how many there are, not how many are heard: a silent voter leaves when another takes its place.
+	size := 1
+	if len(st.Agents) >= 3 {
+		size = 3
+	}
+	if len(st.Members) >= 5 {
+		size = 5
+	}
+	wanted = wanted[:min(size, len(wanted))]
+	if len(wanted) < size {
+		return
+	}
+	if !slices.Contains(wanted, c.n.cfg.ID) {
+		c.n.control.raft.TransferLeader(uint64(wanted[0]))
+		return
+	}
+	var changes []*raftpb.ConfChangeSingle
+	for _, id := range wanted {
+		if !slices.Contains(conf.GetVoters(), uint64(id)) {
+			changes = append(changes, confChange(raftpb.ConfChangeType_ConfChangeAddNode, id))
+		}
+	}
+	for _, v := range conf.GetVoters() {
+		if id := wire.AgentID(v); !slices.Contains(wanted, id) {
+			changes = append(changes, confChange(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id))
+		}
+	}
+	if len(changes) > 0 {
+		c.changeConf(changes...)
+	}
+}
+
+func confChange(t raftpb.ConfChangeType, id wire.AgentID) *raftpb.ConfChangeSingle {
+	return &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(uint64(id))}
+}
+
+// changeConf proposes changes of the membership; several are one joint change, which Raft leaves by itself.
+func (c *captain) changeConf(changes ...*raftpb.ConfChangeSingle) {
+	// Refused while another change is under way; the next tick asks again.
+	_ = c.n.control.raft.ProposeConfChange(&raftpb.ConfChangeV2{Changes: changes})
+}

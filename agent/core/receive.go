@@ -1,0 +1,296 @@
+package core
+
+import (
+	"slices"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// A frame passes these stages on a component:
+//
+//  1. ReceiveFrame checks it against the assignment of its set, enters its updates into the index and asks for two
+//     things at once: Store (the journal) and, as the owner, a Frame to the mirror.
+//  2. Stored makes its entries durable here; the mirror's ack makes them mirrored.
+//  3. settle acknowledges the frames all of whose entries have what their sender waits for.
+//
+// Entries stay until their set is applied or given up. What the journal holds is entered again by Restore.
+
+// fromComponent is the flag of a Route that a component sends, to tell it from the primary's on an agent that is both.
+const fromComponent uint16 = 1
+
+// rebuilding is the flag of a Route that brings what was held once, or is held by the sender alone: it may use the
+// journal's reserve.
+const rebuilding uint16 = 2
+
+// ackWait is a frame whose sender waits for an ack.
+type ackWait struct {
+	to      wire.AgentID
+	no      uint64
+	entries []*entry
+	next    int  // entries before it are settled
+	mirror  bool // the sender is an owner: durable here is enough
+	dead    bool
+}
+
+// ReceiveFrame takes a frame from a primary or from a component. Sums are checked by the shell; data of marks is there.
+func (n *Node) ReceiveFrame(now time.Duration, from wire.AgentID, r wire.Route, b *wire.Body) {
+	n.now = max(n.now, now)
+	c := n.comp
+	reason, drop := c.check(from, r, b)
+	switch {
+	case reason != 0:
+		n.send(from, &FrameNack{No: r.No, Reason: reason, View: n.state.View})
+		return
+	case drop:
+		n.send(from, &FrameAck{Nos: []uint64{r.No}})
+		return
+	}
+	c.take(from, r, b, r.Flags&fromComponent != 0)
+}
+
+// check looks a frame up in the cluster state: whether it is refused, or acknowledged and dropped.
+func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason NackReason, drop bool) {
+	st := c.n.state
+	if c.lost {
+		return NackFull, false
+	}
+	g := st.Groups[b.Group]
+	if g == nil || len(b.Updates) == 0 {
+		return NackBad, false
+	}
+	inc := g.Inc(b.Incarnation)
+	fromPrimary := r.Flags&fromComponent == 0
+	if fromPrimary && from != b.Primary {
+		return NackBad, false
+	}
+	if fromPrimary && (inc == nil || inc.Ended) && !c.n.mutant("revoked-accepted") {
+		return NackEnded, false // even of a set that is past: what lies above the seal, or was given up, is not held
+	}
+	if b.Set <= g.Applied {
+		return 0, true
+	}
+	if r.View != st.View && !c.n.mutant("lower-view-accepted") {
+		return NackView, false
+	}
+	if !st.IsMember(c.n.cfg.ID) {
+		return NackView, false
+	}
+	gr := g.Grant(b.Set)
+	if gr == nil {
+		return NackView, false
+	}
+	if inc == nil || inc.Primary != b.Primary || !slices.Contains(gr.Incs, inc.ID) {
+		return NackBad, false
+	}
+	if inc.Ended && !c.n.mutant("revoked-accepted") {
+		if !inc.Sealed {
+			return NackEnded, false
+		}
+		for i := range b.Updates {
+			if !belowSeal(inc, b.Set, &b.Updates[i]) {
+				return NackEnded, false
+			}
+		}
+	}
+	var seen wire.Portion
+	for i := range b.Updates {
+		u := &b.Updates[i]
+		p := u.PortionID()
+		if i == 0 || p != seen {
+			if !c.placed(g, b, p) {
+				return NackBad, false
+			}
+			if h := c.sets[setKey{b.Group, b.Set}][p]; h != nil && h.Inc != b.Incarnation {
+				return NackBad, false
+			}
+			pair := st.Pair(g, b.Set, p)
+			if fromPrimary && pair.Owner != c.n.cfg.ID {
+				return NackView, false
+			}
+			back := pair.Owner == c.n.cfg.ID && pair.Mirror == from && inc.Sealed
+			if !fromPrimary && !back && (pair.Owner != from || pair.Mirror != c.n.cfg.ID) {
+				return NackView, false
+			}
+			seen = p
+		}
+		if !c.fits(g, u) {
+			return NackBad, false
+		}
+	}
+	return 0, false
+}
+
+// placed reports whether the primary may write the portion.
+func (c *component) placed(g *cluster.Group, b *wire.Body, p wire.Portion) bool {
+	if p.Volume == wire.MarkVolume {
+		return p == wire.MarkPortion(b.Primary)
+	}
+	v := g.Volumes[p.Volume]
+	return v == nil || v.Primary == b.Primary // a volume that was just deleted may still have updates under way
+}
+
+// fits reports whether an update lies inside its portion and volume.
+func (c *component) fits(g *cluster.Group, u *wire.Update) bool {
+	if u.Kind == wire.KindMark || u.Volume == wire.MarkVolume {
+		if u.Kind != wire.KindMark || u.Volume != wire.MarkVolume {
+			return false
+		}
+		_, err := DecodeManifest(u.Data)
+		return err == nil
+	}
+	if v := g.Volumes[u.Volume]; v != nil && u.End() > uint64(v.Size) {
+		return false
+	}
+	start := uint64(u.Portion) * g.PortionSize
+	return u.Offset >= start && u.End() <= start+g.PortionSize
+}
+
+// take enters a checked frame and asks for its copies.
+func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror bool) {
+	c.touched = true
+	g := c.n.state.Groups[b.Group]
+	w := &ackWait{to: from, no: r.No, mirror: asMirror}
+	f := c.enter(g, b)
+	if f != nil {
+		// The set that is to be committed next may use the reserve too: nothing is freed before it is applied, and later
+		// sets must not keep it out.
+		urgent := r.Flags&rebuilding != 0 || b.Set <= g.Committed+1
+		c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: urgent})
+		if !asMirror && f.entries[0].h.mirror != 0 {
+			c.mirrorFrame(f, r, b)
+		}
+	}
+	for i := range b.Updates {
+		if e := c.find(b, &b.Updates[i]); e != nil {
+			w.entries = append(w.entries, e)
+			if asMirror {
+				c.mirroredBy(e, from) // sent back by the mirror: it has it
+			}
+		}
+	}
+	if f == nil && len(w.entries) > 0 { // sent again: the number of the newest sending is the one to acknowledge
+		for _, old := range c.waits {
+			if old.to == from && old.mirror == asMirror && slices.Equal(old.entries, w.entries) {
+				old.no = r.No
+				return
+			}
+		}
+	}
+	c.waits = append(c.waits, w)
+}
+
+// mirrorFrame sends a frame on to the mirror, as it came.
+func (c *component) mirrorFrame(f *frame, r wire.Route, b *wire.Body) {
+	to := f.entries[0].h.mirror
+	if c.n.mutant("drop-mirror") {
+		for _, e := range f.entries {
+			e.mirrored = true
+			e.h.mirrored.add(e.seq)
+		}
+		return
+	}
+	no := c.n.frameNo()
+	c.flights[no] = &mirrorFlight{to: to, at: c.n.now, entries: f.entries}
+	r.No, r.View, r.Flags = no, c.n.state.View, fromComponent
+	c.n.eff.Frames = append(c.n.eff.Frames, FrameOut{To: to, Route: r, Body: b})
+}
+
+// Stored says what came of a Store. With an error the frame is not in the journal, and its sender is refused.
+func (n *Node) Stored(now time.Duration, id uint64, ref any, err error) {
+	n.now = max(n.now, now)
+	c := n.comp
+	f := c.frames[id]
+	if f == nil {
+		return // its set was applied or given up meanwhile
+	}
+	c.touched = true
+	if err != nil {
+		c.unstore(f)
+		return
+	}
+	f.ref, f.durable = ref, true
+	for _, e := range f.entries {
+		if !e.gone && !e.durable {
+			e.durable = true
+			e.h.durable.add(e.seq)
+		}
+	}
+}
+
+// unstore takes back the entries of a frame that the journal refused, and refuses whoever waits for them.
+func (c *component) unstore(f *frame) {
+	delete(c.frames, f.id)
+	for _, e := range f.entries {
+		if e.gone {
+			continue
+		}
+		e.gone = true
+		h := e.h
+		if k := slices.Index(h.entries, e); k >= 0 {
+			h.entries = slices.Delete(h.entries, k, k+1)
+		}
+		if e.mirrored {
+			h.mirrored.Count--
+			h.mirrored.Digest -= mix(e.seq)
+		}
+	}
+	for _, w := range c.waits {
+		if !w.dead && slices.ContainsFunc(w.entries[w.next:], func(e *entry) bool { return e.f == f }) {
+			w.dead = true
+			c.n.send(w.to, &FrameNack{No: w.no, Reason: NackFull, View: c.n.state.View})
+		}
+	}
+}
+
+// settle acknowledges what has what its sender waits for. It runs once for a batch of calls.
+func (c *component) settle() {
+	if !c.touched {
+		return
+	}
+	c.touched = false
+	acks := map[wire.AgentID][]uint64{}
+	kept := c.waits[:0]
+	for _, w := range c.waits {
+		for w.next < len(w.entries) && c.settled(w.entries[w.next], w.mirror) {
+			w.next++
+		}
+		switch {
+		case w.dead || (w.next < len(w.entries) && w.entries[w.next].gone):
+			// Applied, given up or cut off by a seal: the sender is told what holds when it asks again.
+		case w.next == len(w.entries):
+			acks[w.to] = append(acks[w.to], w.no)
+		default:
+			kept = append(kept, w)
+		}
+	}
+	clear(c.waits[len(kept):])
+	c.waits = kept
+	for _, to := range cluster.SortedKeys(acks) {
+		c.n.send(to, &FrameAck{Nos: acks[to]})
+	}
+	// Both walk everything that is held: not for every frame.
+	if c.poll && c.n.now >= c.pollAt {
+		c.poll, c.pollAt = false, c.n.now+pollEvery
+		c.pollTasks()
+	}
+	if c.behind > 0 && c.n.now >= c.pumpAt {
+		c.pumpAt = c.n.now + pollEvery
+		c.pumpMirrors()
+	}
+}
+
+// pollEvery bounds how often tasks and mirrors are looked after.
+const pollEvery = 4 * time.Millisecond
+
+// settled reports whether an entry is durable where its sender wants it.
+func (c *component) settled(e *entry, mirror bool) bool {
+	if e.gone {
+		return false
+	}
+	if !e.durable && !c.n.mutant("journal-not-synced") {
+		return false
+	}
+	return mirror || e.h.mirror == 0 || e.mirrored
+}

@@ -1,0 +1,370 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// image is the content of all volumes.
+type image map[wire.VolumeID][]uint64
+
+func (im image) write(u *wire.Update) {
+	vol := im[u.Volume]
+	if vol == nil {
+		return
+	}
+	first := int(u.Offset / blockSize)
+	for b := range u.Length / blockSize {
+		vol[first+int(b)] = decodeBlock(u, b)
+	}
+}
+
+// targets returns the targets as they read, after a power cut when durable is set.
+func (o *oracle) targets(durable bool) image {
+	im := image{}
+	for _, h := range o.w.hosts {
+		for id, d := range h.targets {
+			if durable {
+				im[id] = slices.Clone(d.durable)
+			} else {
+				im[id] = slices.Clone(d.now)
+			}
+		}
+	}
+	return im
+}
+
+// expected is what the sources had at the end of set n, per volume that belongs to the point.
+func (o *oracle) expected(g *cluster.Group, n wire.Set) image {
+	im := image{}
+	for _, p := range g.Primaries() {
+		inc := g.IncAt(p, n)
+		if inc == nil {
+			for _, v := range g.Volumes {
+				if v.Primary == p && v.Copied(n) {
+					o.w.fail("recovery point %d has volume %d, and no incarnation of its primary %d", n, v.ID, p)
+				}
+			}
+			continue
+		}
+		t := o.incs[inc.ID]
+		if t == nil {
+			continue // it numbered nothing
+		}
+		for id, base := range t.base {
+			if v := g.Volumes[id]; v != nil && v.Copied(n) {
+				im[id] = slices.Clone(base)
+			}
+		}
+		for _, e := range t.log {
+			if e.set > n || (inc.Sealed && e.seq > inc.Seal) {
+				break
+			}
+			for i := range e.ups {
+				im.write(&e.ups[i])
+			}
+		}
+	}
+	return im
+}
+
+// checkPoints compares every recovery point that a promote could choose now with the truth (P1, P5), and looks whether
+// one component could be lost (P2).
+func (o *oracle) checkPoints() {
+	w := o.w
+	w.stats.Checks++
+	st := w.newest()
+	g := st.Groups[w.group]
+	if g.Torn {
+		return
+	}
+	var points []wire.Set
+	if g.Applied == g.ApplyTo && g.Point.Set != 0 && g.Point.Set == g.Applied {
+		points = append(points, g.Point.Set)
+	}
+	for _, p := range g.Points {
+		if p.Set >= g.ApplyTo {
+			points = append(points, p.Set)
+		}
+	}
+	// Of many points the ends and one between: a backlog has hundreds.
+	if k := len(points); k > 3 {
+		points = []wire.Set{points[0], points[1+w.rng.IntN(k-2)], points[k-1]}
+	}
+	for _, n := range points {
+		w.stats.Points++
+		o.checkPoint(st, g, n, 0)
+		if w.failure != nil {
+			return
+		}
+	}
+	if len(g.Points) == 0 || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored() {
+		return
+	}
+	for n := g.Applied + 1; n <= g.Granted; n++ {
+		for id, size := range o.sizes {
+			for b := 0; b < size; b += portionSize / blockSize {
+				if st.Pair(g, n, wire.Portion{Volume: id, Index: uint32(b / (portionSize / blockSize))}).Mirror == 0 {
+					return // degraded, and the view says so
+				}
+			}
+		}
+	}
+	for _, m := range st.Members {
+		o.checkPoint(st, g, g.Points[len(g.Points)-1].Set, m)
+	}
+}
+
+// checkPoint rolls the targets forward to the end of set n with what the members' journals hold, without one of them if
+// it is named, and compares.
+func (o *oracle) checkPoint(st *cluster.State, g *cluster.Group, n wire.Set, without wire.AgentID) {
+	w := o.w
+	im := o.targets(w.power)
+	type upd struct {
+		set wire.Set
+		inc wire.Incarnation
+		u   *wire.Update
+	}
+	var ups []upd
+	seen := map[update]bool{}
+	for _, m := range st.Members {
+		if m == without {
+			continue
+		}
+		for _, r := range w.host(m).journal.records {
+			if !r.durable || r.body.Group != g.ID || r.body.Set <= g.Applied || r.body.Set > n {
+				continue
+			}
+			inc := g.Inc(r.body.Incarnation)
+			for i := range r.body.Updates {
+				u := &r.body.Updates[i]
+				if inc == nil || (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark {
+					continue
+				}
+				key := update{r.body.Incarnation, u.Seq}
+				if !seen[key] {
+					seen[key] = true
+					ups = append(ups, upd{r.body.Set, r.body.Incarnation, u})
+				}
+			}
+		}
+	}
+	slices.SortFunc(ups, func(a, b upd) int {
+		switch {
+		case a.set != b.set:
+			return int(int64(a.set) - int64(b.set))
+		case a.inc != b.inc:
+			return int(int64(a.inc) - int64(b.inc))
+		}
+		return int(int64(a.u.Seq) - int64(b.u.Seq))
+	})
+	for _, x := range ups {
+		im.write(x.u)
+	}
+	what := fmt.Sprintf("P1: recovery point %d (applied %d, apply to %d)", n, g.Applied, g.ApplyTo)
+	if without != 0 {
+		what = fmt.Sprintf("P2: recovery point %d without component %d", n, without)
+	}
+	o.compare(what, g, n, im)
+}
+
+// compare holds an image against the truth and against the chains.
+func (o *oracle) compare(what string, g *cluster.Group, n wire.Set, im image) {
+	want := o.expected(g, n)
+	for _, id := range cluster.SortedKeys(want) {
+		for b := range want[id] {
+			if want[id][b] != im[id][b] {
+				o.w.fail("%s: volume %d block %d is %#x, and the source had %#x (copied at %d, incarnations %s)",
+					what, id, b, im[id][b], want[id][b], g.Volumes[id].CopiedAt, incsOf(g))
+				o.explain(id, b)
+				return
+			}
+		}
+	}
+	if len(want) == len(o.sizes) {
+		o.checkChains(what, im)
+	}
+}
+
+// explain traces every update of a block, and who holds it.
+func (o *oracle) explain(vol wire.VolumeID, block int) {
+	if o.w.opt.Trace == nil {
+		return
+	}
+	for _, id := range cluster.SortedKeys(o.incs) {
+		for _, e := range o.incs[id].log {
+			for i := range e.ups {
+				u := &e.ups[i]
+				if u.Volume != vol || int(u.Offset/blockSize) > block || int(u.End()/blockSize) <= block {
+					continue
+				}
+				seq := e.seq - wire.Seq(len(e.ups)-1-i)
+				holders := ""
+				for _, h := range o.w.hosts {
+					for _, r := range h.journal.records {
+						if r.body.Incarnation == id && slices.ContainsFunc(r.body.Updates, func(x wire.Update) bool { return x.Seq == seq }) {
+							holders += fmt.Sprintf(" %d(set %d, durable %v)", h.id, r.body.Set, r.durable)
+						}
+					}
+				}
+				o.w.trace("block %d of volume %d: incarnation %d seq %d set %d %v = %#x, held by%s", block, vol, id, seq, e.set, u.Kind, decodeBlock(u, uint32(block)-uint32(u.Offset/blockSize)), holders)
+			}
+		}
+	}
+}
+
+// checkChains holds an image against the clients' dependent writes: it must be a prefix of each chain.
+func (o *oracle) checkChains(what string, im image) {
+	for _, c := range o.w.clients {
+		if len(c.slots) == 0 {
+			continue
+		}
+		var highest uint64
+		at := func(s slot) (uint64, bool) {
+			v := im[s.volume][s.block]
+			return v & (1<<chainShift - 1), v == 0 || v>>chainShift == uint64(c.id)
+		}
+		for _, s := range c.slots {
+			v, ok := at(s)
+			if !ok {
+				o.w.fail("%s: slot of client %d on volume %d holds %#x", what, c.id, s.volume, im[s.volume][s.block])
+				return
+			}
+			highest = max(highest, v)
+		}
+		k := uint64(len(c.slots))
+		for i, s := range c.slots {
+			v, _ := at(s)
+			want := uint64(0)
+			if highest >= 1 {
+				// The largest counter up to highest that falls on slot i.
+				want = highest - (highest+k-uint64(i))%k
+				if highest < (highest+k-uint64(i))%k {
+					want = 0
+				}
+			}
+			if v != want {
+				o.w.fail("%s: client %d wrote %d and %d before %d, and of them volume %d block %d holds %d",
+					what, c.id, want, highest-1, highest, s.volume, s.block, v)
+				return
+			}
+		}
+	}
+}
+
+// promotedNow takes the targets as a promote left them: they are at the point, and hold every acknowledged write of a
+// sync group (P3).
+func (o *oracle) promotedNow(st *cluster.State) {
+	w := o.w
+	g := st.Groups[w.group]
+	o.promoted = o.targets(false)
+	w.trace("promoted at set %d, final %d", g.Point.Set, g.Final)
+	if g.Torn {
+		return
+	}
+	o.compare(fmt.Sprintf("promote to set %d", g.Point.Set), g, g.Point.Set, o.promoted)
+	if g.Mode != cluster.Sync || w.doubleLoss || w.failure != nil {
+		return
+	}
+	for _, id := range cluster.SortedKeys(o.vols) {
+		if !g.Volumes[id].Copied(g.Point.Set) {
+			continue
+		}
+		t := o.vols[id]
+		for _, b := range cluster.SortedKeys(t.acked) {
+			k := slices.Index(t.history[b], o.promoted[id][b])
+			// A value may stand in the history twice only as zero; take the last.
+			for j := len(t.history[b]) - 1; j > k; j-- {
+				if t.history[b][j] == o.promoted[id][b] {
+					k = j
+				}
+			}
+			if k+1 < t.acked[b] {
+				w.fail("P3: volume %d block %d was acknowledged as %#x and is %#x after the promote to set %d",
+					id, b, t.history[b][t.acked[b]-1], o.promoted[id][b], g.Point.Set)
+				return
+			}
+		}
+	}
+}
+
+// settled reports whether a run has come to rest: promoted, or everything applied and source and target equal.
+func (o *oracle) settled() bool {
+	g := o.w.newest().Groups[o.w.group]
+	if g.Phase == cluster.Promoted {
+		return o.promoted != nil
+	}
+	if o.w.promoted || g.Phase == cluster.Promoting {
+		return false
+	}
+	return o.unsettled() == ""
+}
+
+func (o *oracle) unsettled() string {
+	why := o.unsettledGroup()
+	if c := o.w.captain(); c != nil && why != "" {
+		why += "; waits: " + c.Waiting(o.w.group)
+	}
+	return why
+}
+
+func (o *oracle) unsettledGroup() string {
+	g := o.w.newest().Groups[o.w.group]
+	if o.w.promoted {
+		return fmt.Sprintf("a promote is under way: %s, committed %d, applied %d of %d, final %v %d, incarnations %s", g.Phase, g.Committed, g.Applied, g.Granted, g.FinalChosen, g.Final, incsOf(g))
+	}
+	for _, h := range o.w.hosts {
+		for _, id := range cluster.SortedKeys(h.sources) {
+			if h.node == nil {
+				return fmt.Sprintf("host %d is down", h.id)
+			}
+			if v := h.primary[id]; v.ext.ToCopy() > 0 || len(v.locked) > 0 {
+				return fmt.Sprintf("volume %d of host %d: %d extents to copy, %d blocks locked", id, h.id, v.ext.ToCopy(), len(v.locked))
+			}
+			v := g.Volumes[id]
+			t := o.targets(false)[id]
+			for b := range t {
+				if t[b] != h.sources[id].now[b] {
+					return fmt.Sprintf("volume %d block %d: target %#x, source %#x (committed %d, applied %d of %d, copied at %d, incarnations %s)",
+						id, b, t[b], h.sources[id].now[b], g.Committed, g.Applied, g.Granted, v.CopiedAt, incsOf(g))
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func incsOf(g *cluster.Group) string {
+	s := ""
+	for _, inc := range g.Incs {
+		s += fmt.Sprintf("%+v ", *inc)
+	}
+	return s
+}
+
+// checkEnd looks at the end of a run: source equals target, holds were bounded, payloads were given back.
+func (o *oracle) checkEnd() {
+	w := o.w
+	g := w.newest().Groups[w.group]
+	if g.Phase == cluster.Promoted {
+		now := o.targets(false)
+		for id := range now {
+			if !slices.Equal(now[id], o.promoted[id]) {
+				w.fail("P4: volume %d changed after the promote", id)
+			}
+		}
+		return
+	}
+	for _, h := range w.hosts {
+		if h.handles < 0 {
+			w.fail("host %d: %d payload handles were released twice", h.id, -h.handles)
+		}
+	}
+	if limit := 50*time.Millisecond + 900*time.Millisecond; w.stats.MaxBlocked > limit && g.Mode == cluster.Async {
+		w.fail("P6: an async write was blocked for %v", w.stats.MaxBlocked)
+	}
+}

@@ -1,0 +1,170 @@
+package sim
+
+import (
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// promote asks for it through any living host.
+func (w *World) promote() {
+	if w.promoted {
+		return
+	}
+	for _, h := range w.hosts {
+		if h.node != nil {
+			w.promoted = true
+			w.stats.Promotes++
+			w.trace("promote asked of %d", h.id)
+			h.do(func(n *core.Node) {
+				n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now)}})
+			})
+			// A proposal may be lost; an operator repeats it.
+			w.after(time.Second, "promote again", func() {
+				if g := w.newest().Groups[w.group]; g.Phase == cluster.Replicating {
+					w.promoted = false
+					w.promote()
+				}
+			})
+			return
+		}
+	}
+	w.after(500*time.Millisecond, "promote later", w.promote)
+}
+
+// scheduleFault kills, restarts and slows hosts.
+func (w *World) scheduleFault() {
+	w.after(w.between(50*time.Millisecond, 1500*time.Millisecond), "fault", func() {
+		if !w.faults {
+			return
+		}
+		w.fault()
+		w.scheduleFault()
+	})
+}
+
+func (w *World) fault() {
+	h := w.hosts[w.rng.IntN(len(w.hosts))]
+	switch {
+	case h.node == nil:
+		h.start()
+	case w.chance(0.55):
+		if h.backup && !w.mayLose(h) {
+			return
+		}
+		w.stats.Kills++
+		w.oracle.checkPoints()
+		power := w.power && w.chance(0.6)
+		if power {
+			w.stats.PowerCuts++
+		}
+		h.kill(power)
+		back := w.between(20*time.Millisecond, 5*time.Second)
+		w.after(back, "restart", func() {
+			if h.node == nil {
+				h.start()
+			}
+		})
+	case w.chance(0.3):
+		h.slowUntil = w.now + w.between(10*time.Millisecond, 800*time.Millisecond)
+		w.trace("host %d is slow until %v", h.id, h.slowUntil)
+	case w.chance(0.4):
+		h.fullUntil = w.now + w.between(50*time.Millisecond, 1500*time.Millisecond)
+		w.trace("the journal of host %d is full until %v", h.id, h.fullUntil)
+	case w.chance(0.5):
+		// One link, one way or both.
+		o := w.hosts[w.rng.IntN(len(w.hosts))]
+		until := w.now + w.between(20*time.Millisecond, 4*time.Second)
+		w.cut(h, o, until)
+		if w.chance(0.6) {
+			w.cut(o, h, until)
+		}
+	default:
+		// A live host that nobody reaches, perhaps for so long that it is declared lost.
+		if h.backup && !w.mayLose(h) {
+			return
+		}
+		until := w.now + w.between(20*time.Millisecond, 4*time.Second)
+		h.awayUntil = until
+		for _, o := range w.hosts {
+			w.cut(h, o, until)
+			w.cut(o, h, until)
+		}
+	}
+}
+
+// mayLose reports whether a component may go now: as a rule one at a time, when everything has its second copy; now and
+// then more, and then what needs the second copy is excused.
+func (w *World) mayLose(h *host) bool {
+	down := 0
+	for _, o := range w.hosts {
+		if o.backup && o != h && (o.node == nil || w.now < o.awayUntil) {
+			down++
+		}
+	}
+	if down == 0 && w.oracle.allMirrored() {
+		return true
+	}
+	if !w.chance(0.1) {
+		return false
+	}
+	w.doubleLoss = true
+	return true
+}
+
+// link is one direction between two hosts.
+type link struct{ from, to wire.AgentID }
+
+// cut loses what goes from one host to another.
+func (w *World) cut(from, to *host, until time.Duration) {
+	if from != to {
+		w.trace("nothing goes from %d to %d until %v", from.id, to.id, until)
+		w.cuts[link{from.id, to.id}] = until
+	}
+}
+
+func (w *World) scheduleCheck() {
+	w.after(w.between(10*time.Millisecond, 150*time.Millisecond), "check", func() {
+		w.oracle.checkPoints()
+		if w.failure == nil {
+			w.scheduleCheck()
+		}
+	})
+}
+
+// deliver carries something from one host to another, late, twice or never.
+func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
+	if to == from {
+		w.after(0, name, func() {
+			if h := w.host(to); h.node != nil {
+				f(h)
+			}
+		})
+		return
+	}
+	times := 1
+	if w.chance(w.lossy) || w.now < w.cuts[link{from, to}] {
+		times = 0
+	} else if w.chance(w.dupes) {
+		times = 2
+	}
+	src := w.host(from)
+	run := 0
+	if dst := w.host(to); dst != nil {
+		run = dst.run
+	}
+	for range times {
+		d := w.between(20*time.Microsecond, w.maxDelay+30*time.Microsecond)
+		if w.now < src.slowUntil {
+			d += w.between(0, src.slowUntil-w.now+1)
+		}
+		w.after(d, name, func() {
+			// What was on its way to a process that died does not reach the next one, as a rule.
+			if h := w.host(to); h != nil && h.node != nil && (h.run == run || name == "raft") {
+				f(h)
+			}
+		})
+	}
+}

@@ -1,0 +1,234 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/wire"
+)
+
+// perform does what the shells do.
+func (h *host) perform(e core.Effects) {
+	w := h.w
+	for _, ev := range e.Events {
+		w.trace("host %d: %s %v", h.id, ev.Name, ev.Attrs)
+		w.oracle.event(ev)
+	}
+	h.handles -= len(e.Release)
+	if e.Wipe {
+		h.journal.keep(func(*record) bool { return false })
+		h.journal.life = h.node.Life()
+		w.trace("host %d wipes its journal", h.id)
+	}
+	for _, s := range e.Store {
+		h.store(s)
+	}
+	for _, fr := range e.Frames {
+		body := fr.Body
+		w.deliver(h.id, fr.To, "mirror frame", func(o *host) { o.receiveFrame(h.id, fr.Route, body) })
+	}
+	for _, r := range e.Remirror {
+		rec := h.journal.find(r.Ref.(uint64))
+		if rec == nil {
+			w.fail("host %d is to mirror record %d, which its journal does not hold", h.id, r.Ref)
+			continue
+		}
+		b := *rec.body
+		b.Updates = nil
+		for _, i := range r.Index {
+			b.Updates = append(b.Updates, rec.body.Updates[i])
+		}
+		w.deliver(h.id, r.To, "remirror", func(o *host) { o.receiveFrame(h.id, r.Route, &b) })
+	}
+	for _, f := range e.Free {
+		h.journal.keep(func(r *record) bool {
+			return !r.durable || r.body.Group != f.Group || r.body.Set > f.UpTo
+		})
+	}
+	for _, a := range e.Apply {
+		h.apply(a)
+	}
+	for _, env := range e.Send {
+		msg := env.Msg
+		if ack, ok := msg.(*core.FrameAck); ok {
+			for _, no := range ack.Nos {
+				w.oracle.ackedFrame(h, no)
+			}
+		}
+		if w.opt.Messages {
+			w.trace("%d -> %d: %T %+v", h.id, env.To, msg, msg)
+		}
+		if h.w.opt.Seed%8 == 0 { // some runs send every message through its encoding
+			m, err := core.DecodeMessage(core.EncodeMessage(msg))
+			if err != nil {
+				w.fail("message does not survive its encoding: %v", err)
+				return
+			}
+			msg = m
+		}
+		w.deliver(h.id, env.To, "message", func(o *host) {
+			o.do(func(n *core.Node) { n.Receive(w.now, h.id, msg) })
+		})
+	}
+}
+
+func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
+	if h.w.opt.Messages {
+		var seqs []wire.Seq
+		for i := range b.Updates {
+			seqs = append(seqs, b.Updates[i].Seq)
+		}
+		h.w.trace("%d <- %d: frame %d of view %d, incarnation %d set %d seqs %v", h.id, from, r.No, r.View, b.Incarnation, b.Set, seqs)
+	}
+	h.do(func(n *core.Node) { n.ReceiveFrame(h.w.now, from, r, b) })
+}
+
+// store appends to the journal, which flushes in groups.
+func (h *host) store(s core.Store) {
+	j := &h.journal
+	if h.w.now < h.fullUntil && !s.Urgent {
+		alive := h.alive()
+		h.w.after(h.w.between(0, time.Millisecond), "journal full", func() {
+			if alive() {
+				h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, nil, errFull) })
+			}
+		})
+		return
+	}
+	j.nextRef++
+	j.records = append(j.records, &record{id: j.nextRef, body: s.Body})
+	ref := j.nextRef
+	alive := h.alive()
+	life := j.life
+	h.w.after(h.w.between(100*time.Microsecond, 8*time.Millisecond), "stored", func() {
+		if !alive() || h.journal.life != life {
+			return
+		}
+		// The flush takes everything before it along.
+		h.journal.flushed(ref)
+		h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, ref, nil) })
+	})
+}
+
+var errFull = errors.New("the journal is full")
+
+var errApply = errors.New("a write to a target was not answered")
+
+// apply writes an owner's share to the targets, a few pieces at a time, and flushes.
+func (h *host) apply(a core.Apply) {
+	w := h.w
+	type chunk struct {
+		secondary wire.AgentID
+		volume    wire.VolumeID
+		pieces    []core.Piece
+	}
+	st := h.node.State()
+	var chunks []*chunk
+	for _, p := range core.Fold(a.Parts) {
+		v := st.Groups[a.Group].Volumes[p.Volume]
+		if v == nil {
+			continue
+		}
+		last := len(chunks) - 1
+		if last < 0 || chunks[last].volume != p.Volume || len(chunks[last].pieces) >= 4 {
+			chunks = append(chunks, &chunk{secondary: v.Secondary, volume: p.Volume})
+			last++
+		}
+		chunks[last].pieces = append(chunks[last].pieces, p)
+	}
+	alive := h.alive()
+	left := len(chunks)
+	done := false
+	finish := func(err error) {
+		if alive() && !done {
+			done = true
+			h.do(func(n *core.Node) { n.ApplyDone(w.now, a.Token, err) })
+		}
+	}
+	if left == 0 {
+		w.after(0, "nothing to apply", func() { finish(nil) })
+		return
+	}
+	w.after(2*time.Second, "apply time-out", func() { finish(errApply) })
+	for i, c := range chunks {
+		values := make([][]uint64, len(c.pieces))
+		for k, p := range c.pieces {
+			part := a.Parts[p.Part]
+			rec := h.journal.find(part.Ref.(uint64))
+			if rec == nil {
+				w.fail("host %d is to apply record %d, which its journal does not hold", h.id, part.Ref)
+				return
+			}
+			u := &rec.body.Updates[part.Index]
+			for b := range p.Length / blockSize {
+				values[k] = append(values[k], decodeBlock(u, p.From/blockSize+b))
+			}
+		}
+		answered := false
+		w.after(w.between(0, time.Duration(i+1)*200*time.Microsecond+1), "apply", func() {
+			if !alive() {
+				return
+			}
+			w.deliver(h.id, c.secondary, "apply", func(o *host) {
+				o.takeApply(h.id, a, c.volume, c.pieces, values, func(err error) {
+					w.deliver(o.id, h.id, "apply answer", func(*host) {
+						if err != nil {
+							finish(err)
+							return
+						}
+						if answered {
+							return
+						}
+						answered = true
+						if left--; left == 0 {
+							finish(nil)
+						}
+					})
+				})
+			})
+		})
+	}
+}
+
+// takeApply is the secondary's side: asks the node, writes, flushes, answers.
+func (h *host) takeApply(from wire.AgentID, a core.Apply, vol wire.VolumeID, pieces []core.Piece, values [][]uint64, answer func(error)) {
+	w := h.w
+	err := h.node.BeginApply(from, a.Group, a.View, a.Set)
+	alive := h.alive()
+	if errors.Is(err, core.ErrTargetBusy) {
+		w.after(2*time.Millisecond, "apply again", func() {
+			if alive() {
+				h.takeApply(from, a, vol, pieces, values, answer)
+			}
+		})
+		return
+	}
+	if err != nil {
+		w.trace("host %d refuses: %v", h.id, err)
+		answer(err)
+		return
+	}
+	w.after(w.between(50*time.Microsecond, 4*time.Millisecond), "target write", func() {
+		if !alive() {
+			return
+		}
+		dev := h.targets[vol]
+		for k, p := range pieces {
+			for b, v := range values[k] {
+				dev.write(int(p.Offset/blockSize)+b, v)
+			}
+		}
+		w.oracle.targetWritten(h, a)
+		w.after(w.between(50*time.Microsecond, 2*time.Millisecond), "target flush", func() {
+			if !alive() {
+				return
+			}
+			if !w.opt.Mutants["target-not-flushed"] {
+				dev.flush()
+			}
+			h.do(func(n *core.Node) { n.EndApply(a.Group) })
+			answer(nil)
+		})
+	})
+}
