@@ -51,6 +51,10 @@ func (c *conn) readRequests(in *input) error {
 // flushUnit is what a request without data counts in unsent.
 const flushUnit = flushBytes / flushRequests
 
+// payloadShare is how many payload bytes weigh as much as one byte of a reply: the replies of some larger writes leave
+// together, and the client is not kept waiting for all.
+const payloadShare = 4
+
 // readFailed turns an error of the stream into the reason for the end.
 func (c *conn) readFailed(err error) error {
 	c.mu.Lock()
@@ -100,7 +104,12 @@ func (c *conn) handle(in *input, q proto.Request) error {
 			return err
 		}
 	}
-	c.unsent += flushUnit + int(cost)
+	c.unsent += flushUnit
+	if q.Type == proto.CmdWrite {
+		c.unsent += int(cost) / payloadShare
+	} else {
+		c.unsent += int(cost)
+	}
 	c.start(c.newRequest(q, buf, cost))
 	return nil
 }

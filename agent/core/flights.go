@@ -65,7 +65,9 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror},
 			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
 		}
-		fl := &flight{to: to, at: s.n.now}
+		room := min(len(q), 256)
+		fl := &flight{to: to, at: s.n.now, items: make([]*item, 0, room)}
+		out.Updates, out.Handles = make([]wire.Update, 0, room), make([]any, 0, room)
 		taken := 0
 		last := wire.Seq(0)
 		for _, it := range q {
