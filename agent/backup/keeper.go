@@ -263,8 +263,15 @@ func (b *Backup) followLife(life uint64) {
 	}
 }
 
-// tellRoom tells the node how full the journal is.
+// tellRoom tells the node how full the journal is. There is room again once a quarter of what is not reserved is free,
+// or a frame that may not use the reserve was stored.
 func (b *Backup) tellRoom() {
 	used, limit := b.Usage()
+	if h := b.held.Load(); h != nil {
+		_, _, reserve := h.Usage()
+		if used <= (limit-reserve)/4*3 && b.keeper.full.CompareAndSwap(true, false) {
+			b.event(0, "journal.room", "dir", b.opt.Dir)
+		}
+	}
 	b.loop.Do(func(n *core.Node, _ time.Duration) { n.SetJournal(used, limit) })
 }
