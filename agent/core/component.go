@@ -138,7 +138,7 @@ func (c *component) enter(g *cluster.Group, b *wire.Body) *frame {
 	var h *holding
 	for i := range b.Updates {
 		u := &b.Updates[i]
-		if inc != nil && inc.Sealed && !belowSeal(inc, b.Set, u) {
+		if inc != nil && inc.Sealed && !belowSeal(inc, b.Set, u) && !c.n.mutant("revoked-accepted") {
 			continue
 		}
 		if p := u.PortionID(); h == nil || h.Portion != p {

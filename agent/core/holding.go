@@ -189,7 +189,7 @@ func (c *component) purge(g *cluster.Group) {
 
 // cut drops a holding's entries above the seal.
 func (c *component) cut(h *holding, inc *cluster.Incarnation) {
-	if c.n.mutant("seal-not-cut") {
+	if c.n.mutant("seal-not-cut") || c.n.mutant("revoked-accepted") {
 		return
 	}
 	kept := h.entries[:0]

@@ -71,7 +71,7 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 	if b.Set <= g.Applied {
 		return 0, true
 	}
-	if r.View != st.View && !c.n.mutant("lower-view-accepted") {
+	if r.View != st.View {
 		return NackView, false
 	}
 	if !st.IsMember(c.n.cfg.ID) {

@@ -37,7 +37,7 @@ func (n *Node) BeginApply(from wire.AgentID, g wire.GroupID, view wire.View, set
 	switch {
 	case grp == nil:
 		return fmt.Errorf("apply: there is no group %d", g)
-	case n.mutant("target-takes-all"):
+	case n.mutant("target-takes-all"), n.mutant("two-sets-at-once"):
 		return nil
 	case view > st.View || (view == st.View && (set > grp.ApplyTo || set > grp.Applied+1) && grp.Phase != cluster.Promoted):
 		return ErrTargetBusy // this agent is a little behind the sender

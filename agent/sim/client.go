@@ -180,7 +180,7 @@ func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Ki
 			v.dev.write(first+i, x)
 		}
 		if through {
-			v.dev.flush()
+			v.dev.through(first, len(values))
 		}
 		h.number(v, first, values, kind, off, length, started, done)
 	}

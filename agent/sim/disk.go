@@ -33,6 +33,14 @@ func (d *device) flush() {
 	clear(d.pending)
 }
 
+// through makes some blocks durable, as a write with FUA does, and no others.
+func (d *device) through(first, count int) {
+	for b := first; b < first+count; b++ {
+		d.durable[b] = d.now[b]
+		delete(d.pending, b)
+	}
+}
+
 // powerCut leaves of every unflushed block what it held before, or any of the values written since.
 func (d *device) powerCut(r *rand.Rand) {
 	blocks := make([]int, 0, len(d.pending))
