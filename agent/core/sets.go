@@ -35,7 +35,7 @@ func (s *source) openSet(set wire.Set) {
 
 // closeSet ends the open set with its manifest and opens the next.
 func (s *source) closeSet(next wire.Set) {
-	m := Manifest{First: s.first, Last: s.next, Broken: s.broken}
+	m := Manifest{First: s.first, Last: s.next, Broken: s.broken || (s.again && s.resync > 0)}
 	for p, t := range s.lines {
 		m.Lines = append(m.Lines, Line{Portion: p, Tally: *t})
 	}
