@@ -65,7 +65,7 @@ type source struct {
 	lastKey   wire.Portion // the line used last
 	lastLine  *Tally
 	pairs     map[wire.Portion]cluster.Pair // of the open set
-	again     bool                          // an older incarnation has unapplied sets: a volume may turn out to be copied by them
+	again     bool                          // an older incarnation has uncommitted sets: a volume may turn out to be copied by them
 	broken    bool                          // the resync of this incarnation is not whole
 	copied    map[wire.VolumeID]bool        // volumes whose first copy was finished in this incarnation
 	bytes     int64
@@ -263,7 +263,9 @@ func (s *source) stateChanged() {
 		}
 	} else if inc := g.Live(n.cfg.ID); inc != nil && inc.Nonce == s.nonce {
 		s.inc = inc.ID
-		s.again = slices.ContainsFunc(g.Incs, func(o *cluster.Incarnation) bool { return o.Primary == inc.Primary && o != inc })
+		s.again = slices.ContainsFunc(g.Incs, func(o *cluster.Incarnation) bool {
+			return o.Primary == inc.Primary && o != inc && (!o.Sealed || o.Last > g.Committed)
+		})
 		n.event(s.group, "incarnation.attached", "incarnation", inc.ID)
 	}
 	if s.inc == 0 {

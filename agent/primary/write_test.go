@@ -212,6 +212,8 @@ func TestSyncWaitsForTheFirstCopy(t *testing.T) {
 		w.host.loop.Do(func(n *core.Node, now time.Duration) { n.Suspend(now, groupID) })
 		time.Sleep(time.Second)
 		w.setFault(func() { w.linkDown = false })
+		// While it is uncommitted the next one counts as a resync, which is whole at its end only.
+		w.eventually("the older incarnation is committed", func() bool { _, g := w.view(); return g.Incs[0].Sealed && g.Incs[0].Last <= g.Committed })
 		w.host.loop.Do(func(n *core.Node, now time.Duration) { n.Unsuspend(now, groupID) })
 		w.eventually("the incarnation is whole", func() bool { v, _ := w.view(); return v.Whole })
 		if w.group().Volumes[0].ToCopy == 0 {

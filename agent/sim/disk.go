@@ -68,6 +68,7 @@ type record struct {
 // journal is a component's: records in order, durable from the front.
 type journal struct {
 	life    uint64
+	wiped   map[uint64]map[update]bool // what was durable when a life ended, for the oracle
 	records []*record
 	nextRef uint64
 	held    map[update]bool // what is durable; nil when it is to be counted anew
@@ -96,6 +97,24 @@ func (j *journal) add(r *record) {
 	for i := range r.body.Updates {
 		j.held[update{r.body.Incarnation, r.body.Updates[i].Seq}] = true
 	}
+}
+
+// heldIn reports whether an update was durable here in a life: now, or when that life ended and the journal was wiped.
+func (j *journal) heldIn(life uint64, u update) bool {
+	if life != j.life {
+		return j.wiped[life][u]
+	}
+	return j.holds(u)
+}
+
+// wipe begins another life.
+func (j *journal) wipe(life uint64) {
+	if j.wiped == nil {
+		j.wiped = map[uint64]map[update]bool{}
+	}
+	j.holds(update{})
+	j.wiped[j.life] = j.held
+	j.life, j.records, j.held = life, nil, nil
 }
 
 // flushed makes the records up to ref durable.

@@ -90,8 +90,7 @@ func (h *host) start() {
 	h.inc, h.openSeen, h.handles = 0, 0, 0
 	if h.backup {
 		if h.journal.life != n.Life() {
-			h.journal.keep(func(*record) bool { return false })
-			h.journal.life = n.Life()
+			h.journal.wipe(n.Life())
 		}
 		for _, r := range h.journal.records {
 			n.Restore(r.id, r.body)

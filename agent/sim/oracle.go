@@ -183,8 +183,13 @@ func (o *oracle) follow(h *host) {
 	}
 }
 
-// acked checks P2 when an owner tells a primary that a frame is held: each of its updates is durable on two members of the
-// owner's view, or on one where the view itself says so.
+// ackedFrame checks P2 when an owner tells a primary that a frame is held: each of its updates is durable on two members
+// of the owner's view, or on one where the view itself says so.
+//
+// An owner may not have heard yet that its mirror was declared lost, and the mirror, which has, dropped what it held. What
+// the owner says is still true of its view, as if its ack had been sent before the loss: its own copy is there, it
+// mirrors it anew when it hears of the loss, and until it says so in the new view that view is not settled and the owner
+// is not declared lost after the short limit. So what counts is what a member held in the life that the owner knows.
 func (o *oracle) ackedFrame(h *host, no uint64) {
 	out := o.frames[no]
 	if out == nil || out.To != h.id {
@@ -200,8 +205,10 @@ func (o *oracle) ackedFrame(h *host, no uint64) {
 		u := &out.Updates[i]
 		copies := 0
 		for _, m := range st.Members {
-			if o.w.host(m).journal.holds(update{out.Header.Incarnation, u.Seq}) {
+			if o.w.host(m).journal.heldIn(st.Agents[m].Life, update{out.Header.Incarnation, u.Seq}) {
 				copies++
+			} else if m == h.id {
+				copies = -len(st.Members) // what it says of itself is not so
 			}
 		}
 		if copies >= 2 || (copies == 1 && st.Pair(g, out.Header.Set, u.PortionID()).Mirror == 0) {

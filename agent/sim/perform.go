@@ -17,8 +17,7 @@ func (h *host) perform(e core.Effects) {
 	}
 	h.handles -= len(e.Release)
 	if e.Wipe {
-		h.journal.keep(func(*record) bool { return false })
-		h.journal.life = h.node.Life()
+		h.journal.wipe(h.node.Life())
 		w.trace("host %d wipes its journal", h.id)
 	}
 	for _, s := range e.Store {
