@@ -73,8 +73,7 @@ func (c *component) refresh(restart bool) {
 	for _, k := range c.keys {
 		for _, p := range portionsOf(c.sets[k]) {
 			h := c.sets[k][p]
-			changed := c.assign(h)
-			if (changed || restart) && len(h.entries) > 0 {
+			if c.assign(h) || restart {
 				c.forgetMirror(h)
 			}
 		}

@@ -27,7 +27,7 @@ func (c *captain) members() {
 		return
 	}
 	limit := c.n.cfg.LossAfter
-	if st.Settled != st.View {
+	if st.Settled != st.View && !c.n.mutant("loss-unsettled") {
 		limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
 		if c.settled() {
 			c.n.Propose(cluster.Command{Settle: &cluster.Settle{View: st.View, MembersAt: st.MembersAt}})

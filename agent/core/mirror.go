@@ -313,7 +313,7 @@ func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
 	}
 	for _, hold := range m.Holdings {
 		g := c.n.state.Groups[hold.Group]
-		if g == nil || c.n.state.Pair(g, hold.Set, hold.Portion) != (cluster.Pair{Owner: from, Mirror: c.n.cfg.ID}) {
+		if g == nil || c.n.mutant("no-giving-back") || c.n.state.Pair(g, hold.Set, hold.Portion) != (cluster.Pair{Owner: from, Mirror: c.n.cfg.ID}) {
 			continue
 		}
 		h := c.sets[setKey{hold.Group, hold.Set}][hold.Portion]

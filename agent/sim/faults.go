@@ -70,6 +70,8 @@ func (w *World) fault() {
 	case w.chance(0.3):
 		h.slowUntil = w.now + w.between(10*time.Millisecond, 800*time.Millisecond)
 		w.trace("host %d is slow until %v", h.id, h.slowUntil)
+	case w.chance(0.3):
+		w.stall(h)
 	case w.chance(0.4):
 		h.fullUntil = w.now + w.between(50*time.Millisecond, 1500*time.Millisecond)
 		w.trace("the journal of host %d is full until %v", h.id, h.fullUntil)
@@ -86,13 +88,42 @@ func (w *World) fault() {
 		if h.backup && !w.mayLose(h) {
 			return
 		}
-		until := w.now + w.between(20*time.Millisecond, 4*time.Second)
-		h.awayUntil = until
-		for _, o := range w.hosts {
-			w.cut(h, o, until)
-			w.cut(o, h, until)
+		w.isolate(h, w.between(20*time.Millisecond, 4*time.Second))
+	}
+}
+
+// isolate makes a live host one that nobody reaches.
+func (w *World) isolate(h *host, d time.Duration) {
+	h.awayUntil = w.now + d
+	for _, o := range w.hosts {
+		w.cut(h, o, h.awayUntil)
+		w.cut(o, h, h.awayUntil)
+	}
+}
+
+// isolateSurvivor cuts off, for less than the long loss limit, a component that may just have become the only one to
+// hold something: nothing of it may be given up for that.
+func (w *World) isolateSurvivor() {
+	var live []*host
+	for _, h := range w.hosts {
+		if h.backup && h.node != nil && h.node.Heard() == nil { // the captain declares losses
+			live = append(live, h)
 		}
 	}
+	if len(live) > 0 {
+		w.isolate(live[w.rng.IntN(len(live))], w.between(time.Second, 5*time.Second))
+	}
+}
+
+// stall makes a component stand still, as a paused virtual machine does: it may be declared lost, and then what it was
+// about to send arrives.
+func (w *World) stall(h *host) {
+	if !h.backup || len(h.sources) > 0 || w.now < h.stalledUntil || !w.mayLose(h) {
+		return
+	}
+	h.stalledUntil = w.now + w.between(time.Second, 5*time.Second)
+	h.slowUntil, h.awayUntil = h.stalledUntil, h.stalledUntil
+	w.trace("host %d stands still until %v", h.id, h.stalledUntil)
 }
 
 // mayLose reports whether a component may go now: as a rule one at a time, when everything has its second copy; now and
@@ -157,7 +188,9 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 	}
 	for range times {
 		d := w.between(20*time.Microsecond, w.maxDelay+30*time.Microsecond)
-		if w.now < src.slowUntil {
+		if w.now < src.stalledUntil {
+			d += src.stalledUntil - w.now
+		} else if w.now < src.slowUntil {
 			d += w.between(0, src.slowUntil-w.now+1)
 		}
 		w.after(d, name, func() {

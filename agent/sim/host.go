@@ -15,13 +15,14 @@ func stack() string { return string(debug.Stack()) }
 
 // host is one agent: disks that survive, and a node while its process lives.
 type host struct {
-	w         *World
-	id        wire.AgentID
-	backup    bool
-	run       int // counts processes
-	slowUntil time.Duration
-	fullUntil time.Duration // the journal refuses until then
-	awayUntil time.Duration // nobody reaches the host until then
+	w            *World
+	id           wire.AgentID
+	backup       bool
+	run          int // counts processes
+	slowUntil    time.Duration
+	stalledUntil time.Duration // what it sends leaves then
+	fullUntil    time.Duration // the journal refuses until then
+	awayUntil    time.Duration // nobody reaches the host until then
 
 	// Disks.
 	log     controlLog

@@ -73,6 +73,9 @@ func (o *oracle) event(e core.Event) {
 	switch e.Name {
 	case "component.lost":
 		o.w.stats.Losses++
+		if o.w.faults && o.w.chance(0.4) {
+			o.w.isolateSurvivor()
+		}
 	case "incarnation.sealed":
 		o.w.stats.Seals++
 	case "cut.forced":
@@ -166,6 +169,9 @@ func (o *oracle) follow(h *host) {
 		if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
 			o.giveUps = g.GivenUp
 			o.w.stats.GiveUps++
+			if !o.w.doubleLoss {
+				o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
+			}
 			o.w.doubleLoss = true
 		}
 		if g.Phase == cluster.Promoted && o.promoted == nil {

@@ -136,6 +136,9 @@ func (h *host) apply(a core.Apply) {
 		}
 		chunks[last].pieces = append(chunks[last].pieces, p)
 	}
+	if w.faults && w.chance(0.01) {
+		w.stall(h) // the worst moment: what it writes to the targets comes late
+	}
 	alive := h.alive()
 	left := len(chunks)
 	done := false

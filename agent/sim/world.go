@@ -271,6 +271,9 @@ func (w *World) course() {
 	length := w.opt.Length
 	if length == 0 {
 		length = w.between(2*time.Second, 7*time.Second)
+		if w.chance(0.15) {
+			length = w.between(7*time.Second, 20*time.Second) // time for a second loss
+		}
 	}
 	w.scheduleFault()
 	w.scheduleCheck()
