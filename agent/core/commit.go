@@ -172,25 +172,35 @@ func (w *groupWatch) label(n wire.Set) int64 {
 	return at
 }
 
-// giveUp drops unapplied sets as lost when nothing has moved for GiveUpAfter, though every member is there and every
-// primary says that all of the oldest set is held: then something of it is gone on all members. Giving up is always
-// safe: what it drops is in the bitmaps.
+// giveUp drops unapplied sets as lost when for GiveUpAfter, without a break, nothing has moved though nothing was missing
+// that could bring it: then something of the oldest set is gone on all members. Giving up is always safe: what it drops
+// is in the bitmaps.
 func (c *captain) giveUp(g *cluster.Group, w *groupWatch) {
-	st := c.n.state
-	if c.n.now-w.progress.at < c.n.cfg.GiveUpAfter || c.n.now-c.since < c.n.cfg.GiveUpAfter {
+	if !c.stuck(g, w) {
+		w.progress.at = c.n.now
 		return
 	}
+	if c.n.now-w.progress.at >= c.n.cfg.GiveUpAfter && w.once(c.n, "giveup") {
+		c.n.event(g.ID, "sets.lost", "from", g.Applied+1, "to", g.Granted, "for", c.n.Waiting(g.ID))
+		c.n.Propose(cluster.Command{GiveUp: &cluster.GiveUp{Group: g.ID, View: c.n.state.View, Applied: g.Applied}})
+	}
+}
+
+// stuck reports whether the oldest set is not complete, though every member is there, none of them waits for a copy, and
+// every primary says that all of it is held.
+func (c *captain) stuck(g *cluster.Group, w *groupWatch) bool {
+	st := c.n.state
 	for _, m := range st.Members {
 		if h := c.heard[m]; !c.hears(m, c.n.cfg.LossAfter) || h.st.Component == nil || h.st.Component.Rebuilding {
-			return // what is missing may be on its way to a mirror
+			return false // what is missing may be on its way to a mirror
 		}
 	}
 	oldest := g.Applied + 1
 	if oldest > g.Granted || c.all(g, w, oldest, func(d *setDone) bool { return d.complete && (oldest > g.ApplyTo || d.written) }) {
-		return // nothing is missing of it: it waits for a cut, a resync or a target
+		return false // nothing is missing of it: it waits for a cut, a resync or a target
 	}
 	if oldest <= g.ApplyTo && c.all(g, w, oldest, func(d *setDone) bool { return d.complete }) {
-		return // it is all there and waits for its targets
+		return false // it is all there and waits for its targets
 	}
 	for _, id := range g.Grant(oldest).Incs {
 		inc := g.Inc(id)
@@ -198,14 +208,11 @@ func (c *captain) giveUp(g *cluster.Group, w *groupWatch) {
 			continue
 		}
 		if inc.Ended {
-			return // every member is there: it will be sealed
+			return false // every member is there: it will be sealed
 		}
 		if gs := c.groupStatus(inc); gs == nil || gs.HeldSet < oldest || !c.hears(inc.Primary, c.n.cfg.LossAfter) {
-			return // it is open, or its primary still has what is missing
+			return false // it is open, or its primary still has what is missing
 		}
 	}
-	if w.once(c.n, "giveup") {
-		c.n.event(g.ID, "sets.lost", "from", oldest, "to", g.Granted, "for", c.n.Waiting(g.ID))
-		c.n.Propose(cluster.Command{GiveUp: &cluster.GiveUp{Group: g.ID, View: st.View, Applied: g.Applied}})
-	}
+	return true
 }
