@@ -71,6 +71,8 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 	if b.Set <= g.Applied {
 		return 0, true
 	}
+	// The second fence. The first is that a frame must fit the assignment that this component folds over its own view: a
+	// frame of a lower view that passes it has the owner and the mirror that the higher view has, too.
 	if r.View != st.View {
 		return NackView, false
 	}

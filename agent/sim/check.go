@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -38,38 +39,77 @@ func (o *oracle) targets(durable bool) image {
 	return im
 }
 
-// expected is what the sources had at the end of set n, per volume that belongs to the point.
-func (o *oracle) expected(g *cluster.Group, n wire.Set) image {
+// replay rolls what the incarnations numbered forward, from recovery point to recovery point.
+type replay struct {
+	o       *oracle
+	g       *cluster.Group
+	cursors map[wire.Incarnation]*cursor
+}
+
+type cursor struct {
+	im  image
+	log []numbered // still to come
+}
+
+// to returns what the sources had at the end of set n, per volume that belongs to the point. It is called with ascending
+// n, and what it returned before changes.
+func (r *replay) to(n wire.Set) image {
 	im := image{}
-	for _, p := range g.Primaries() {
-		inc := g.IncAt(p, n)
+	for _, p := range r.g.Primaries() {
+		inc := r.g.IncAt(p, n)
 		if inc == nil {
-			for _, v := range g.Volumes {
+			for _, v := range r.g.Volumes {
 				if v.Primary == p && v.Copied(n) {
-					o.w.fail("recovery point %d has volume %d, and no incarnation of its primary %d", n, v.ID, p)
+					r.o.w.fail("recovery point %d has volume %d, and no incarnation of its primary %d", n, v.ID, p)
 				}
 			}
 			continue
 		}
-		t := o.incs[inc.ID]
+		t := r.o.incs[inc.ID]
 		if t == nil {
 			continue // it numbered nothing
 		}
-		for id, base := range t.base {
-			if v := g.Volumes[id]; v != nil && v.Copied(n) {
-				im[id] = slices.Clone(base)
+		c := r.cursors[inc.ID]
+		if c == nil {
+			c = &cursor{im: image{}, log: t.log}
+			for id, base := range t.base {
+				c.im[id] = slices.Clone(base)
 			}
+			r.cursors[inc.ID] = c
 		}
-		for _, e := range t.log {
-			if e.set > n || (inc.Sealed && e.seq > inc.Seal) {
-				break
-			}
-			for i := range e.ups {
-				im.write(&e.ups[i])
+		c.log = c.log[c.im.roll(c.log, inc, n):]
+		for id, now := range c.im {
+			if v := r.g.Volumes[id]; v != nil && v.Copied(n) {
+				im[id] = now
 			}
 		}
 	}
 	return im
+}
+
+// roll writes the entries of a log that count up to the end of set n, and returns how many they were.
+func (im image) roll(log []numbered, inc *cluster.Incarnation, n wire.Set) int {
+	for k, e := range log {
+		if e.set > n || (inc.Sealed && e.seq > inc.Seal) {
+			return k
+		}
+		for i := range e.ups {
+			im.write(&e.ups[i])
+		}
+	}
+	return len(log)
+}
+
+// fold takes what no later recovery point can be without out of the logs, unless it is wanted for a trace.
+func (o *oracle) fold(g *cluster.Group) {
+	if o.w.opt.Trace != nil {
+		return
+	}
+	for _, inc := range g.Incs {
+		if t := o.incs[inc.ID]; t != nil {
+			t.log = t.log[t.base.roll(t.log, inc, g.Point.Set):]
+		}
+	}
 }
 
 // checkPoints compares every recovery point that a promote could choose now with the truth (P1, P5), and looks whether
@@ -91,17 +131,8 @@ func (o *oracle) checkPoints() {
 			points = append(points, p.Set)
 		}
 	}
-	// Of many points the ends and one between: a backlog has hundreds.
-	if k := len(points); k > 3 {
-		points = []wire.Set{points[0], points[1+w.rng.IntN(k-2)], points[k-1]}
-	}
-	for _, n := range points {
-		w.stats.Points++
-		o.checkPoint(st, g, n, 0)
-		if w.failure != nil {
-			return
-		}
-	}
+	o.fold(g)
+	o.checkRoll(st, g, points, 0)
 	if len(g.Points) == 0 || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored() {
 		return
 	}
@@ -115,14 +146,18 @@ func (o *oracle) checkPoints() {
 		}
 	}
 	for _, m := range st.Members {
-		o.checkPoint(st, g, g.Points[len(g.Points)-1].Set, m)
+		o.checkRoll(st, g, points[len(points)-1:], m) // it takes what every lower point does
 	}
 }
 
-// checkPoint rolls the targets forward to the end of set n with what the members' journals hold, without one of them if
-// it is named, and compares.
-func (o *oracle) checkPoint(st *cluster.State, g *cluster.Group, n wire.Set, without wire.AgentID) {
+// checkRoll rolls the targets forward from recovery point to recovery point with what the members' journals hold, without
+// one of them if it is named, and compares at each.
+func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Set, without wire.AgentID) {
 	w := o.w
+	if len(points) == 0 || w.failure != nil {
+		return
+	}
+	last := points[len(points)-1]
 	im := o.targets(w.power)
 	type upd struct {
 		set wire.Set
@@ -130,63 +165,65 @@ func (o *oracle) checkPoint(st *cluster.State, g *cluster.Group, n wire.Set, wit
 		u   *wire.Update
 	}
 	var ups []upd
-	seen := map[update]bool{}
+	seen := map[*wire.Body]bool{} // a mirror has most frames as its owner received them
 	for _, m := range st.Members {
 		if m == without {
 			continue
 		}
 		for _, r := range w.host(m).journal.records {
-			if !r.durable || r.body.Group != g.ID || r.body.Set <= g.Applied || r.body.Set > n {
+			if r.set <= g.Applied || r.set > last || !r.durable || seen[r.body] {
 				continue
 			}
+			seen[r.body] = true
 			inc := g.Inc(r.body.Incarnation)
 			for i := range r.body.Updates {
 				u := &r.body.Updates[i]
 				if inc == nil || (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark {
 					continue
 				}
-				key := update{r.body.Incarnation, u.Seq}
-				if !seen[key] {
-					seen[key] = true
-					ups = append(ups, upd{r.body.Set, r.body.Incarnation, u})
-				}
+				ups = append(ups, upd{r.set, r.body.Incarnation, u})
 			}
 		}
 	}
+	// One that stands twice is written twice, which changes nothing.
 	slices.SortFunc(ups, func(a, b upd) int {
-		switch {
-		case a.set != b.set:
-			return int(int64(a.set) - int64(b.set))
-		case a.inc != b.inc:
-			return int(int64(a.inc) - int64(b.inc))
-		}
-		return int(int64(a.u.Seq) - int64(b.u.Seq))
+		return cmp.Or(cmp.Compare(a.set, b.set), cmp.Compare(a.inc, b.inc), cmp.Compare(a.u.Seq, b.u.Seq))
 	})
-	for _, x := range ups {
-		im.write(x.u)
+	want := replay{o: o, g: g, cursors: map[wire.Incarnation]*cursor{}}
+	for _, n := range points {
+		w.stats.Points++
+		for len(ups) > 0 && ups[0].set <= n {
+			im.write(ups[0].u)
+			ups = ups[1:]
+		}
+		what := "P1"
+		if without != 0 {
+			what = fmt.Sprintf("P2 without component %d", without)
+		}
+		o.compare(what, g, n, im, want.to(n))
+		if w.failure != nil {
+			return
+		}
 	}
-	what := fmt.Sprintf("P1: recovery point %d (applied %d, apply to %d)", n, g.Applied, g.ApplyTo)
-	if without != 0 {
-		what = fmt.Sprintf("P2: recovery point %d without component %d", n, without)
-	}
-	o.compare(what, g, n, im)
 }
 
 // compare holds an image against the truth and against the chains.
-func (o *oracle) compare(what string, g *cluster.Group, n wire.Set, im image) {
-	want := o.expected(g, n)
+func (o *oracle) compare(what string, g *cluster.Group, n wire.Set, im, want image) {
+	point := func() string {
+		return fmt.Sprintf("%s: recovery point %d (applied %d, apply to %d)", what, n, g.Applied, g.ApplyTo)
+	}
 	for _, id := range cluster.SortedKeys(want) {
 		for b := range want[id] {
 			if want[id][b] != im[id][b] {
 				o.w.fail("%s: volume %d block %d is %#x, and the source had %#x (copied at %d, incarnations %s)",
-					what, id, b, im[id][b], want[id][b], g.Volumes[id].CopiedAt, incsOf(g))
+					point(), id, b, im[id][b], want[id][b], g.Volumes[id].CopiedAt, incsOf(g))
 				o.explain(id, b)
 				return
 			}
 		}
 	}
 	if len(want) == len(o.sizes) {
-		o.checkChains(what, im)
+		o.checkChains(point, im)
 	}
 }
 
@@ -218,7 +255,7 @@ func (o *oracle) explain(vol wire.VolumeID, block int) {
 }
 
 // checkChains holds an image against the clients' dependent writes: it must be a prefix of each chain.
-func (o *oracle) checkChains(what string, im image) {
+func (o *oracle) checkChains(what func() string, im image) {
 	for _, c := range o.w.clients {
 		if len(c.slots) == 0 {
 			continue
@@ -231,7 +268,7 @@ func (o *oracle) checkChains(what string, im image) {
 		for _, s := range c.slots {
 			v, ok := at(s)
 			if !ok {
-				o.w.fail("%s: slot of client %d on volume %d holds %#x", what, c.id, s.volume, im[s.volume][s.block])
+				o.w.fail("%s: slot of client %d on volume %d holds %#x", what(), c.id, s.volume, im[s.volume][s.block])
 				return
 			}
 			highest = max(highest, v)
@@ -249,7 +286,7 @@ func (o *oracle) checkChains(what string, im image) {
 			}
 			if v != want {
 				o.w.fail("%s: client %d wrote %d and %d before %d, and of them volume %d block %d holds %d",
-					what, c.id, want, highest-1, highest, s.volume, s.block, v)
+					what(), c.id, want, highest-1, highest, s.volume, s.block, v)
 				return
 			}
 		}
@@ -266,7 +303,8 @@ func (o *oracle) promotedNow(st *cluster.State) {
 	if g.Torn {
 		return
 	}
-	o.compare(fmt.Sprintf("promote to set %d", g.Point.Set), g, g.Point.Set, o.promoted)
+	want := replay{o: o, g: g, cursors: map[wire.Incarnation]*cursor{}}
+	o.compare("promote", g, g.Point.Set, o.promoted, want.to(g.Point.Set))
 	if g.Mode != cluster.Sync || w.doubleLoss || w.failure != nil {
 		return
 	}

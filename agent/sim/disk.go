@@ -61,6 +61,7 @@ func (d *device) powerCut(r *rand.Rand) {
 // record is a frame in a journal.
 type record struct {
 	id      uint64 // the ref
+	set     wire.Set
 	body    *wire.Body
 	durable bool
 }

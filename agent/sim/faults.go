@@ -157,7 +157,7 @@ func (w *World) cut(from, to *host, until time.Duration) {
 }
 
 func (w *World) scheduleCheck() {
-	w.after(w.between(10*time.Millisecond, 150*time.Millisecond), "check", func() {
+	w.after(w.between(50*time.Millisecond, 400*time.Millisecond), "check", func() {
 		w.oracle.checkPoints()
 		if w.failure == nil {
 			w.scheduleCheck()

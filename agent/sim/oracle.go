@@ -34,7 +34,7 @@ type truth struct {
 // incTruth is what one incarnation numbered.
 type incTruth struct {
 	primary wire.AgentID
-	base    map[wire.VolumeID][]uint64 // the volumes when its first set opened
+	base    image // the volumes when its first set opened, and what was folded since
 	log     []numbered
 }
 
@@ -102,7 +102,7 @@ func (o *oracle) opened(h *host, inc wire.Incarnation) {
 	if o.incs[inc] != nil {
 		return
 	}
-	t := &incTruth{primary: h.id, base: map[wire.VolumeID][]uint64{}}
+	t := &incTruth{primary: h.id, base: image{}}
 	for id := range h.sources {
 		t.base[id] = slices.Clone(o.vols[id].now)
 	}
@@ -185,7 +185,12 @@ func (o *oracle) follow(h *host) {
 			o.w.fail("the state does not survive its encoding: %v", err)
 			return
 		}
+		before := o.last
 		o.last = c
+		was, now := before.Groups[o.w.group], c.Groups[o.w.group]
+		if was.Applied != now.Applied || was.Committed != now.Committed || before.View != c.View {
+			o.checkPoints() // between such changes journals only grow
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ func (h *host) store(s core.Store) {
 		return
 	}
 	j.nextRef++
-	j.records = append(j.records, &record{id: j.nextRef, body: s.Body})
+	j.records = append(j.records, &record{id: j.nextRef, set: s.Body.Set, body: s.Body})
 	ref := j.nextRef
 	alive := h.alive()
 	life := j.life
