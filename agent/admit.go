@@ -74,7 +74,7 @@ func (s *apiServer) passToFounder(w http.ResponseWriter, r *http.Request) error 
 			id, address = ids[0], n.State().Agents[ids[0]].Address
 		}
 	})
-	if id == 0 || id == s.id || r.Header.Get(hopHeader) != "" {
+	if id == 0 || id == s.id || passedOn(r) {
 		return &api.Error{Code: api.Refused, Text: "this agent has no CA key: ask on the agent on which `flotilla cluster init` ran"}
 	}
 	return s.passOn(w, r, id, address)

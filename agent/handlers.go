@@ -40,7 +40,7 @@ func (s *apiServer) getStatus(w http.ResponseWriter, r *http.Request) error {
 		}
 	})
 	own.Cluster = s.creds.Cluster.String() // also before the state has arrived
-	if !own.Complete && address != "" && r.Header.Get(hopHeader) == "" {
+	if !own.Complete && address != "" && !passedOn(r) {
 		err := s.passOn(w, r, captain, address)
 		if err == nil {
 			return nil

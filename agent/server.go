@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -145,19 +147,41 @@ func readJSON(r *http.Request, into any) error {
 	return nil
 }
 
-// onCaptain has a request answered by the captain.
+// onCaptain has a request answered by the captain. While the captain dies and another is elected it waits a little: a
+// request that was not sent, or was refused because the captain had changed, is sent again.
 func (s *apiServer) onCaptain(h failing) failing {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		id, address, err := s.captain(r.Context())
+		body, err := io.ReadAll(r.Body)
 		if err != nil {
-			return err
+			return &api.Error{Code: api.Invalid, Text: fmt.Sprintf("read request: %v", err)}
 		}
-		if id == s.id {
-			return h(w, r)
+		for until := time.Now().Add(captainWait); ; {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			id, address, err := s.captain(r.Context())
+			switch {
+			case err != nil:
+				return err
+			case id == s.id:
+				return h(w, r)
+			}
+			err = s.passOn(w, r, id, address)
+			if api.CodeOf(err) != api.Unavailable || passedOn(r) || time.Now().After(until) {
+				return err
+			}
+			select {
+			case <-time.After(captainAgain):
+			case <-r.Context().Done():
+				return err
+			}
 		}
-		return s.passOn(w, r, id, address)
 	}
 }
+
+// captainAgain is the pause before a request is tried again with whoever is captain then.
+const captainAgain = 200 * time.Millisecond
+
+// passedOn reports whether another agent sent a request on to this one.
+func passedOn(r *http.Request) bool { return r.Header.Get(hopHeader) != "" }
 
 // onAgent has a request answered by the agent that its path names, as path there.
 func (s *apiServer) onAgent(path string) failing {
@@ -186,7 +210,7 @@ func (s *apiServer) onAgent(path string) failing {
 
 // passOn sends a request to another agent and its answer back.
 func (s *apiServer) passOn(w http.ResponseWriter, r *http.Request, id wire.AgentID, address string) error {
-	if r.Header.Get(hopHeader) != "" {
+	if passedOn(r) {
 		return &api.Error{Code: api.Unavailable, Text: "the captain has just changed; nothing was done: try again"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), forwardTime)

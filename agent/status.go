@@ -103,10 +103,12 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 func (b *statusBuilder) shares() {
 	var all int64
 	for _, c := range b.out.Components {
-		all += c.OwnedUpdates
+		if c.Member {
+			all += c.OwnedUpdates
+		}
 	}
 	for i := range b.out.Components {
-		if c := &b.out.Components[i]; all > 0 {
+		if c := &b.out.Components[i]; c.Member && all > 0 {
 			c.SharePercent = 100 * float64(c.OwnedUpdates) / float64(all)
 		}
 	}
@@ -252,10 +254,13 @@ func (b *statusBuilder) alarms() {
 			})
 		}
 		if g.Torn {
+			remedy := "keep the primaries running until the resync is whole"
+			if g.Promote != nil {
+				remedy = "check and repair what is on the targets before you use it, or restore it from elsewhere"
+			}
 			raise(api.Alarm{
 				Name: "torn", Group: g.Name,
-				Text:   "a set was lost while it was being applied: the targets are not at a recovery point",
-				Remedy: "keep the primaries running until the resync is whole",
+				Text: "a set was lost while it was being applied: the targets are not at a recovery point", Remedy: remedy,
 			})
 		}
 	}

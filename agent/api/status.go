@@ -39,7 +39,7 @@ type Component struct {
 	Rebuilding      bool     `json:"rebuilding"` // held updates wait for a new mirror
 	OwnedUpdates    int64    `json:"owned_updates"`
 	MirroredUpdates int64    `json:"mirrored_updates"`
-	SharePercent    float64  `json:"share_percent"` // of the unapplied updates that all components own
+	SharePercent    float64  `json:"share_percent"` // of the unapplied updates that all members own
 	JournalUsed     int64    `json:"journal_used_bytes"`
 	JournalLimit    int64    `json:"journal_limit_bytes"`
 }

@@ -225,6 +225,14 @@ func (p *promotion) report(ctx context.Context, g *api.Group) error {
 	if p.asJSON {
 		return errors.Join(printJSON(p.w, map[string]any{"group": g, "exports": exports}), err)
 	}
+	if _, werr := io.WriteString(p.w, reportText(g, exports)); werr != nil {
+		return werr
+	}
+	return err
+}
+
+// reportText says what a promote came to.
+func reportText(g *api.Group, exports []exported) string {
 	text := fmt.Sprintf("group %s is promoted", g.Name)
 	if o := g.Promote; o != nil {
 		if o.Point != nil {
@@ -237,6 +245,14 @@ func (p *promotion) report(ctx context.Context, g *api.Group) error {
 		}
 	}
 	text += "\n"
+	if g.Torn {
+		text += "NOT A RECOVERY POINT: a set was lost while it was being applied; check and repair what is on the targets before you use it\n"
+	}
+	for _, v := range g.Volumes {
+		if !v.Copied {
+			text += fmt.Sprintf("NO WHOLE COPY: the target of volume %s is of no use\n", v.Name)
+		}
+	}
 	for _, e := range exports {
 		where := joinComma(e.URIs)
 		if where == "" {
@@ -244,8 +260,5 @@ func (p *promotion) report(ctx context.Context, g *api.Group) error {
 		}
 		text += fmt.Sprintf("%s on %s: %s\n", e.Volume, e.Agent, where)
 	}
-	if _, werr := io.WriteString(p.w, text); werr != nil {
-		return werr
-	}
-	return err
+	return text
 }
