@@ -1,0 +1,61 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// TestResend: a frame is sent again when it seems lost, not because its link is slow.
+func TestResend(t *testing.T) {
+	const sec = time.Second
+	for name, test := range map[string]struct {
+		sent  time.Duration // and now is 10 s
+		retry time.Duration
+		ack   ackSeen // of its owner
+		again bool
+	}{
+		"young":                          {9500 * time.Millisecond, 0, ackSeen{}, false},
+		"old, and acks keep coming":      {5 * sec, 0, ackSeen{at: 9900 * time.Millisecond, no: 6}, false},
+		"old, and a later one was acked": {5 * sec, 0, ackSeen{at: 9900 * time.Millisecond, no: 8}, true},
+		"old, and nothing was acked":     {5 * sec, 0, ackSeen{at: 2 * sec, no: 6}, true},
+		"young, and a later one acked":   {9500 * time.Millisecond, 0, ackSeen{at: 9900 * time.Millisecond, no: 8}, false},
+		"refused, and its time has come": {9500 * time.Millisecond, 10 * sec, ackSeen{at: 9900 * time.Millisecond, no: 6}, true},
+		"refused just now":               {9500 * time.Millisecond, 11 * sec, ackSeen{at: 9900 * time.Millisecond, no: 6}, false},
+	} {
+		cfg := DefaultConfig(1, 1)
+		cfg.ResendAfter = sec
+		n, err := New(cfg, Bootstrap(cluster.New("test"), []wire.AgentID{1}), 10*sec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &source{n: n, acks: map[wire.AgentID]ackSeen{2: test.ack}}
+		s.flights = map[uint64]*flight{7: {to: 2, at: test.sent, retryAt: test.retry, items: []*item{{held: true}}}}
+		s.resend()
+		if again := s.flights[7] == nil; again != test.again {
+			t.Errorf("%s: sent again %v", name, again)
+		}
+	}
+}
+
+// TestLateAck: an ack counts however late it comes, as long as its frame was not sent again.
+func TestLateAck(t *testing.T) {
+	n, err := New(DefaultConfig(1, 1), Bootstrap(cluster.New("test"), []wire.AgentID{1}), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &source{n: n, acks: map[wire.AgentID]ackSeen{}, next: 2}
+	it := &item{u: wire.Update{Seq: 1}, handle: "payload"}
+	s.pending, s.flights = []*item{it}, map[uint64]*flight{7: {to: 2, items: []*item{it}}}
+	if s.acked(3, 7) || s.acked(2, 8) {
+		t.Error("an ack of another component, or of another frame, counted")
+	}
+	if !s.acked(2, 7) || s.heldUpTo() != 1 || len(n.eff.Release) != 1 {
+		t.Errorf("held up to %d, %d payloads released", s.heldUpTo(), len(n.eff.Release))
+	}
+	if s.acked(2, 7) {
+		t.Error("an ack counted twice")
+	}
+}
