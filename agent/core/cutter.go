@@ -217,7 +217,8 @@ func (c *captain) confirm(g *cluster.Group, w *groupWatch, from wire.AgentID, m 
 }
 
 // settleCut records the verdicts below the target. Only where every incarnation stood still is the boundary a cut: that
-// holds for the sets from the highest one that was open, whose ends coincide; those before are void.
+// holds for the sets from the highest one that was open, whose ends coincide, as far as nobody else has closed them
+// before; those below are void.
 func (c *captain) settleCut(g *cluster.Group, w *groupWatch, confirmed bool) {
 	k := &w.cut
 	cut := confirmed && !k.forced
@@ -230,9 +231,27 @@ func (c *captain) settleCut(g *cluster.Group, w *groupWatch, confirmed bool) {
 	}
 	for n := g.Committed + 1; n < k.target; n++ {
 		if _, decided := g.Verdict(n); !decided {
-			c.n.Propose(cluster.Command{Verdict: &cluster.Verdict{Group: g.ID, Set: n, Cut: cut && n >= highest}})
+			c.n.Propose(cluster.Command{Verdict: &cluster.Verdict{Group: g.ID, Set: n, Cut: cut && n >= highest && k.together(g, n)}})
 		}
 	}
 	k.stage, k.at = cutIdle, c.n.now
 	k.nextAt = c.n.now + time.Duration(g.PeriodMS)*time.Millisecond
+}
+
+// together reports whether the end of set n is one moment for all that write in it: they stood still in this attempt, or
+// have ended inside n or before. One that ended after it had closed n closed it at another time, and one whose seal is not
+// recorded may have.
+func (k *cutter) together(g *cluster.Group, n wire.Set) bool {
+	gr := g.Grant(n)
+	if gr == nil {
+		return false
+	}
+	for _, id := range gr.Incs {
+		inc := g.Inc(id)
+		ended := inc == nil || (inc.Sealed && (n > inc.Last || (n == inc.Last && !inc.Marked)))
+		if !ended && !k.stood[id] {
+			return false
+		}
+	}
+	return true
 }
