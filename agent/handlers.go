@@ -270,6 +270,20 @@ func (s *apiServer) deleteAgent(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s *apiServer) postDrain(w http.ResponseWriter, r *http.Request) error {
+	var q api.DrainRequest
+	if err := readJSON(r, &q); err != nil {
+		return err
+	}
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		a := n.State().AgentByName(r.PathValue("agent"))
+		if a == nil {
+			return cluster.Command{}, noAgent(r.PathValue("agent"))
+		}
+		return cluster.Command{Drain: &cluster.Drain{Agent: a.ID, Undo: q.Undo, Force: q.Force}}, nil
+	})
+}
+
 // checkName refuses names that would not do in a path, an export's name or a table.
 func checkName(what, name string) error {
 	const longest = 63

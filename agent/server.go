@@ -72,6 +72,7 @@ func (s *apiServer) handler() http.Handler {
 		"POST /v1/token-hashes":                      s.postTokenHash,
 		"POST /v1/agents":                            s.postAgent,
 		"DELETE /v1/agents/{agent}":                  s.deleteAgent,
+		"POST /v1/agents/{agent}/drain":              s.postDrain,
 		"POST /v1/groups":                            s.postGroup,
 		"PATCH /v1/groups/{group}":                   s.patchGroup,
 		"DELETE /v1/groups/{group}":                  s.deleteGroup,

@@ -91,7 +91,13 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 	if !a.Backup {
 		return
 	}
-	c := api.Component{Agent: a.Name, Member: b.st.IsMember(a.ID), Lost: a.Lost, HeardSeconds: b.heardSeconds(a.ID)}
+	c := api.Component{Agent: a.Name, Member: b.st.IsMember(a.ID), Lost: a.Lost, Drain: a.Drain, HeardSeconds: b.heardSeconds(a.ID)}
+	if g := b.st.Uses(a.ID); g != nil && c.Drain && c.Member {
+		c.DrainsFor = fmt.Sprintf("group %s: sets from %d on", g.Name, g.Applied+1)
+		if w := b.waiting(g.ID); w != "" {
+			c.DrainsFor = fmt.Sprintf("group %s: %s", g.Name, w)
+		}
+	}
 	if h, ok := b.heard[a.ID]; ok && h.Status.Component != nil {
 		cs := h.Status.Component
 		c.Rebuilding, c.OwnedUpdates, c.MirroredUpdates = cs.Rebuilding, cs.Owned, cs.Mirrored

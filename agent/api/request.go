@@ -26,6 +26,12 @@ type Made struct {
 	ID uint64 `json:"id"`
 }
 
+// DrainRequest asks a component to leave, or with Undo to stay. Force is needed to leave one component alone.
+type DrainRequest struct {
+	Undo  bool `json:"undo,omitempty"`
+	Force bool `json:"force,omitempty"`
+}
+
 // TokenRequest asks for a join token.
 type TokenRequest struct {
 	TTLSeconds int64 `json:"ttl_seconds"`

@@ -35,6 +35,8 @@ type Component struct {
 	Agent           string   `json:"agent"`
 	Member          bool     `json:"member"` // of the view
 	Lost            bool     `json:"lost"`
+	Drain           bool     `json:"drain"`      // asked to leave; it has left when it is no member
+	DrainsFor       string   `json:"drains_for"` // what a draining member waits for
 	HeardSeconds    *float64 `json:"heard_seconds"`
 	Rebuilding      bool     `json:"rebuilding"` // held updates wait for a new mirror
 	OwnedUpdates    int64    `json:"owned_updates"`
@@ -127,6 +129,16 @@ type Alarm struct {
 	Agent  string `json:"agent,omitempty"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy"`
+}
+
+// Component returns the component of that agent, or nil.
+func (s *Status) Component(agent string) *Component {
+	for i := range s.Components {
+		if s.Components[i].Agent == agent {
+			return &s.Components[i]
+		}
+	}
+	return nil
 }
 
 // Group returns the group of that name, or nil.

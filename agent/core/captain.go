@@ -13,14 +13,15 @@ import (
 // no effect yet; so a new captain takes over without being handed anything. It proposes what the state does not show yet;
 // commands that come twice or too late change nothing.
 type captain struct {
-	n      *Node
-	term   uint64
-	since  time.Duration
-	heard  map[wire.AgentID]*heard
-	joined map[uint64]time.Duration // when a life was first seen among the members
-	groups map[wire.GroupID]*groupWatch
-	confAt time.Duration
-	loseAt time.Duration
+	n       *Node
+	term    uint64
+	since   time.Duration
+	heard   map[wire.AgentID]*heard
+	joined  map[uint64]time.Duration // when a life was first seen among the members
+	groups  map[wire.GroupID]*groupWatch
+	confAt  time.Duration
+	loseAt  time.Duration
+	leaveAt time.Duration
 }
 
 // heard is the newest status of an agent.
@@ -323,7 +324,7 @@ func (c *captain) grant(g *cluster.Group, w *groupWatch) {
 	if len(g.Grants) > 0 {
 		last = &g.Grants[len(g.Grants)-1]
 	}
-	changed := last == nil || !slices.Equal(last.Incs, live) || !slices.Equal(last.Members, st.Members)
+	changed := last == nil || !slices.Equal(last.Incs, live) || !slices.Equal(last.Members, st.Eligible())
 	if !changed && g.Granted >= open+window/2 {
 		return
 	}

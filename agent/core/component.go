@@ -270,7 +270,7 @@ func (c *component) status() *ComponentStatus {
 
 func (c *component) tick() {
 	c.touched, c.poll = true, true // retries are due by time
-	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil && a.Backup && a.Life == 0 && !c.lost && c.n.now >= c.admitAt {
+	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil && a.Backup && a.Life == 0 && !a.Drain && !c.lost && c.n.now >= c.admitAt {
 		c.admitAt = c.n.now + c.n.cfg.RetryEvery
 		c.n.Propose(cluster.Command{Admit: &cluster.Admit{Agent: a.ID}})
 	}

@@ -23,6 +23,7 @@ func (c *captain) members() {
 		}
 	}
 	c.joined = joined
+	c.leaves()
 	if c.n.now < c.loseAt || len(st.Members) == 0 {
 		return
 	}
@@ -44,6 +45,22 @@ func (c *captain) members() {
 			c.loseAt = c.n.now + c.n.cfg.RetryEvery
 			c.n.Propose(cluster.Command{Lose: &cluster.Lose{Agent: m, View: st.View}})
 			c.n.event(0, "component.lost", "agent", m, "silent", c.n.now-at, "view", st.View+1)
+			return
+		}
+	}
+}
+
+// leaves lets the drained components go, one at a time.
+func (c *captain) leaves() {
+	st := c.n.state
+	if c.n.now < c.leaveAt {
+		return
+	}
+	for _, m := range st.Members {
+		if st.Agents[m].Drain && st.Uses(m) == nil {
+			c.leaveAt = c.n.now + c.n.cfg.RetryEvery
+			c.n.event(0, "component.left", "agent", m)
+			c.n.Propose(cluster.Command{Leave: &cluster.Leave{Agent: m, MembersAt: st.MembersAt}})
 			return
 		}
 	}
@@ -84,7 +101,7 @@ func (c *captain) voters() {
 	}
 	var wanted []wire.AgentID
 	for _, rank := range []func(*cluster.Agent) bool{
-		func(a *cluster.Agent) bool { return st.IsMember(a.ID) },
+		func(a *cluster.Agent) bool { return st.IsMember(a.ID) && !a.Drain },
 		func(a *cluster.Agent) bool { return a.Secondary && !a.Backup },
 		func(a *cluster.Agent) bool { return a.Primary && !a.Backup && !a.Secondary },
 		func(a *cluster.Agent) bool { return true },

@@ -72,6 +72,8 @@ func (w *World) fault() {
 		w.trace("host %d is slow until %v", h.id, h.slowUntil)
 	case w.chance(0.3):
 		w.stall(h)
+	case h.backup && w.chance(0.3):
+		w.drain(h)
 	case w.chance(0.4):
 		h.fullUntil = w.now + w.between(50*time.Millisecond, 1500*time.Millisecond)
 		w.trace("the journal of host %d is full until %v", h.id, h.fullUntil)
@@ -112,6 +114,21 @@ func (w *World) isolateSurvivor() {
 	}
 	if len(live) > 0 {
 		w.isolate(live[w.rng.IntN(len(live))], w.between(time.Second, 5*time.Second))
+	}
+}
+
+// drain asks a component to leave, or one that was asked to stay.
+func (w *World) drain(h *host) {
+	for _, o := range w.hosts {
+		if o.node == nil {
+			continue
+		}
+		undo := w.newest().Agents[h.id].Drain
+		w.trace("asked of %d: drain %d, undo %v", o.id, h.id, undo)
+		o.do(func(n *core.Node) {
+			n.Propose(cluster.Command{Drain: &cluster.Drain{Agent: h.id, Undo: undo, Force: w.chance(0.3)}})
+		})
+		return
 	}
 }
 

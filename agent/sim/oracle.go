@@ -71,6 +71,8 @@ func (o *oracle) begin() {
 
 func (o *oracle) event(e core.Event) {
 	switch e.Name {
+	case "component.left":
+		o.w.stats.Left++
 	case "component.lost":
 		o.w.stats.Losses++
 		if o.w.faults && o.w.chance(0.4) {
@@ -237,6 +239,9 @@ func (o *oracle) allMirrored() bool {
 	for _, h := range o.w.hosts {
 		if !h.backup {
 			continue
+		}
+		if st.Agents[h.id].Drain && !st.IsMember(h.id) {
+			continue // nothing was asked of it any more
 		}
 		if h.node == nil || !st.IsMember(h.id) {
 			return false

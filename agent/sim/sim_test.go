@@ -71,6 +71,7 @@ func (s *Stats) add(o Stats) {
 	s.Points += o.Points
 	s.Kills += o.Kills
 	s.Losses += o.Losses
+	s.Left += o.Left
 	s.GiveUps += o.GiveUps
 	s.Seals += o.Seals
 	s.Voids += o.Voids

@@ -38,11 +38,11 @@ type Options struct {
 
 // Stats says what a run did.
 type Stats struct {
-	Events, Writes, Sets, Checks, Points     int
-	Kills, Losses, GiveUps, Seals, Voids     int
-	Promotes, Resyncs, Copies, PowerCuts     int
-	MaxHold, MaxBlocked, Virtual             time.Duration
-	Components, Primaries, Volumes, SyncRuns int
+	Events, Writes, Sets, Checks, Points       int
+	Kills, Losses, Left, GiveUps, Seals, Voids int
+	Promotes, Resyncs, Copies, PowerCuts       int
+	MaxHold, MaxBlocked, Virtual               time.Duration
+	Components, Primaries, Volumes, SyncRuns   int
 }
 
 // World is one run.
@@ -348,6 +348,6 @@ func (w *World) newest() *cluster.State {
 func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
 	return b.String()
 }

@@ -41,6 +41,10 @@ func printComponents(w io.Writer, components []api.Component) error {
 		c := &components[i]
 		state := "joining"
 		switch {
+		case c.Member && c.Drain:
+			state = "draining"
+		case c.Drain:
+			state = "drained"
 		case c.Member && c.Rebuilding:
 			state = "rebuilding"
 		case c.Member:

@@ -15,8 +15,8 @@ func componentRemoveCommand() *cobra.Command {
 	var conn connection
 	c := &cobra.Command{
 		Use: "remove AGENT", Short: "Take an agent out of the cluster",
-		Long: "Take an agent out of the cluster: its certificate counts no more. It must not be a component of the view (stop\n" +
-			"it and wait until it is declared lost) nor have volumes.",
+		Long: "Take an agent out of the cluster: its certificate counts no more. It must have no volumes, and be no component of\n" +
+			"the view: drain it first, or, when it is dead, wait until it is declared lost.",
 		Example: "  flotilla component remove host-c",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {

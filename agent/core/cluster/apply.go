@@ -44,6 +44,10 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		s.admit(index, c.Admit)
 	case c.Lose != nil:
 		s.lose(index, c.Lose)
+	case c.Drain != nil:
+		return 0, s.drain(index, c.Drain)
+	case c.Leave != nil:
+		s.leave(index, c.Leave)
 	case c.Settle != nil:
 		if c.Settle.View == s.View && c.Settle.MembersAt == s.MembersAt {
 			s.Settled = s.View
@@ -116,7 +120,7 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 
 func (s *State) admit(index uint64, c *Admit) {
 	a := s.Agents[c.Agent]
-	if a == nil || !a.Backup || s.IsMember(a.ID) {
+	if a == nil || !a.Backup || a.Drain || s.IsMember(a.ID) {
 		return
 	}
 	a.Life, a.Lost = index, false
@@ -135,8 +139,43 @@ func (s *State) lose(index uint64, c *Lose) {
 	if a := s.Agents[c.Agent]; a != nil {
 		a.Lost, a.Life = true, 0
 	}
-	s.Losses = append(s.Losses, Loss{View: s.View, Agent: c.Agent, Members: slices.Clone(s.Members)})
+	s.Losses = append(s.Losses, Loss{View: s.View, Agent: c.Agent, Members: s.Eligible()})
 	s.pruneLosses()
+}
+
+// drain asks a component to leave, or to stay after all. The sets that it shares are applied first.
+func (s *State) drain(index uint64, c *Drain) error {
+	a := s.Agents[c.Agent]
+	switch {
+	case a == nil:
+		return fmt.Errorf("drain: there is no agent %d", c.Agent)
+	case !a.Backup:
+		return fmt.Errorf("drain agent %q: it has no backup role", a.Name)
+	case a.Drain != c.Undo:
+		return nil
+	}
+	if stay := slices.DeleteFunc(s.Eligible(), func(m wire.AgentID) bool { return m == a.ID }); !c.Undo && s.IsMember(a.ID) {
+		switch {
+		case len(stay) == 0:
+			return fmt.Errorf("drain agent %q: no other component would be left: join one first", a.Name)
+		case len(stay) == 1 && !c.Force:
+			return fmt.Errorf("drain agent %q: one component would be left, and updates would have a single copy until they are applied: join another first, or use --force", a.Name)
+		}
+	}
+	a.Drain = !c.Undo
+	s.MembersAt, s.Settled = index, 0 // assignments without a second component follow who is eligible
+	return nil
+}
+
+// leave takes a component that was asked to leave out of the members once no unapplied set is assigned to it. The view
+// stays: nobody has to look for copies.
+func (s *State) leave(index uint64, c *Leave) {
+	a := s.Agents[c.Agent]
+	if a == nil || !a.Drain || !s.IsMember(a.ID) || c.MembersAt != s.MembersAt || s.Uses(a.ID) != nil {
+		return
+	}
+	s.Members = slices.DeleteFunc(s.Members, func(m wire.AgentID) bool { return m == a.ID })
+	s.MembersAt, a.Life = index, 0
 }
 
 func (s *State) promote(c *Promote) error {
@@ -212,7 +251,7 @@ func (s *State) open(g *Group, c *Open) {
 		c.Last-c.First >= MaxGrant || c.Last-g.Applied > MaxUnapplied || len(s.Members) == 0 {
 		return
 	}
-	gr := Grant{First: c.First, Last: c.Last, View: s.View, Members: slices.Clone(s.Members)}
+	gr := Grant{First: c.First, Last: c.Last, View: s.View, Members: s.Eligible()}
 	for _, inc := range g.Incs {
 		if inc.Ended {
 			continue

@@ -40,12 +40,22 @@ func (s *State) Pair(g *Group, set wire.Set, p wire.Portion) Pair {
 	}
 	// Whoever joins a view that had no other component for it takes the second copy at once.
 	if pair.Owner == 0 {
-		pair.Owner = next(s.Members, p, 0)
+		pair.Owner = next(s.Eligible(), p, 0)
 	}
 	if pair.Mirror == 0 {
-		pair.Mirror = next(s.Members, p, pair.Owner)
+		pair.Mirror = next(s.Eligible(), p, pair.Owner)
 	}
 	return pair
+}
+
+// mayAssign reports whether Pair may name a component for some portion of a grant's sets.
+func (s *State) mayAssign(gr *Grant, a wire.AgentID) bool {
+	if slices.Contains(gr.Members, a) || slices.Contains(s.Eligible(), a) {
+		return true
+	}
+	return slices.ContainsFunc(s.Losses, func(l Loss) bool {
+		return l.View > gr.View && l.Agent != 0 && slices.Contains(l.Members, a)
+	})
 }
 
 // Rendezvous gives a portion to the two components with the highest hash of (portion, component): on a change of the

@@ -56,6 +56,7 @@ func TestRefusals(t *testing.T) {
 		"not positive":         {CreateVolume: &CreateVolume{Group: 1, Name: "x", Primary: 4, Source: "x", Secondary: 6, Target: "x"}},
 		"it has 2 volumes":     {DeleteGroup: &DeleteGroup{Group: 1}},
 		"component of the cur": {RemoveAgent: &RemoveAgent{Agent: 1}},
+		"no backup role":       {Drain: &Drain{Agent: 4}},
 		`volume "v1" uses it`:  {RemoveAgent: &RemoveAgent{Agent: 4}},
 	} {
 		before := s.Encode()
@@ -258,5 +259,95 @@ func TestJoinerToADegradedViewMirrors(t *testing.T) {
 	s.Apply(54, &Command{Admit: &Admit{Agent: 1}})
 	if pair := s.Pair(s.Groups[1], 2, p); pair != (Pair{Owner: 3, Mirror: 1}) {
 		t.Fatalf("with a joiner: %v", pair)
+	}
+}
+
+// TestDrain: a drained component keeps what it has and gets nothing new; it leaves when that is applied, and comes back
+// only when it is asked to.
+func TestDrain(t *testing.T) {
+	s := fleet(t)
+	index := uint64(100)
+	do := func(c Command) error {
+		t.Helper()
+		index++
+		_, err := s.Apply(index, &c)
+		return err
+	}
+	must := func(c Command) {
+		t.Helper()
+		if err := do(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const c3 = wire.AgentID(3)
+	portions := func(set wire.Set) (n int) {
+		for i := range uint32(64) {
+			if p := s.Pair(s.Groups[1], set, wire.Portion{Volume: 1, Index: i}); p.Owner == c3 || p.Mirror == c3 {
+				n++
+			}
+		}
+		return n
+	}
+	must(Command{AddAgent: &AddAgent{Name: "c4", Address: "c4", Backup: true}})
+	must(Command{Admit: &Admit{Agent: 7}})
+	must(Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 1}})
+	inc := s.Groups[1].Live(4).ID
+	must(Command{Open: &Open{Group: 1, First: 1, Last: 2, View: s.View}})
+	before := portions(1)
+	if before == 0 {
+		t.Fatal("agent 3 has no share: the test shows nothing")
+	}
+	must(Command{Drain: &Drain{Agent: c3}})
+	must(Command{Open: &Open{Group: 1, First: 3, Last: 4, View: s.View}})
+	if portions(2) != before || portions(3) != 0 {
+		t.Errorf("of older sets it has %d of %d, of newer ones %d", portions(2), before, portions(3))
+	}
+	// Nor does it inherit anything from who is lost.
+	must(Command{Lose: &Lose{Agent: 1, View: s.View}})
+	if portions(3) != 0 {
+		t.Errorf("after a loss it has %d portions of newer sets", portions(3))
+	}
+	leave := func() bool {
+		must(Command{Leave: &Leave{Agent: c3, MembersAt: s.MembersAt}})
+		return !s.IsMember(c3)
+	}
+	apply := func(set wire.Set) {
+		must(Command{Commit: &Commit{Group: 1, UpTo: set, View: s.View, Ends: []IncEnd{{Inc: inc, Seq: wire.Seq(set), Whole: 1}}}})
+		must(Command{ApplyTo: &ApplyTo{Group: 1, UpTo: set, View: s.View}})
+		must(Command{Applied: &Applied{Group: 1, Set: set, View: s.View}})
+	}
+	apply(1)
+	if s.Uses(c3) == nil || leave() {
+		t.Error("it may go though set 2 is not applied")
+	}
+	apply(2)
+	must(Command{Leave: &Leave{Agent: c3, MembersAt: s.MembersAt - 1}})
+	if !s.IsMember(c3) {
+		t.Error("it left on the word of a captain that saw other members")
+	}
+	view := s.View
+	if !leave() || s.View != view || s.Agents[c3].Life != 0 {
+		t.Errorf("members %v, view %d after %d, life %d", s.Members, s.View, view, s.Agents[c3].Life)
+	}
+	must(Command{Admit: &Admit{Agent: c3}})
+	if s.IsMember(c3) {
+		t.Error("it came back by itself")
+	}
+	must(Command{Drain: &Drain{Agent: c3, Undo: true}})
+	must(Command{Admit: &Admit{Agent: c3}})
+	if !s.IsMember(c3) {
+		t.Error("it did not come back")
+	}
+	must(Command{Drain: &Drain{Agent: 2}})
+	if err := do(Command{Drain: &Drain{Agent: c3}}); err == nil || !strings.Contains(err.Error(), "one component would be left") {
+		t.Errorf("draining all but one: %v", err)
+	}
+	// When all others are lost it serves again, whatever was asked of it.
+	must(Command{Drain: &Drain{Agent: c3, Force: true}})
+	for _, m := range []wire.AgentID{2, 7} {
+		must(Command{Lose: &Lose{Agent: m, View: s.View}})
+	}
+	if p := s.Pair(s.Groups[1], 4, wire.Portion{Volume: 1}); p != (Pair{Owner: c3}) {
+		t.Errorf("the last member has %+v", p)
 	}
 }

@@ -25,6 +25,8 @@ type Command struct {
 
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
+	Drain   *Drain   `cbor:",omitempty"`
+	Leave   *Leave   `cbor:",omitempty"`
 	Settle  *Settle  `cbor:",omitempty"`
 	Attach  *Attach  `cbor:",omitempty"`
 	End     *End     `cbor:",omitempty"`
@@ -97,6 +99,17 @@ type (
 	Lose struct {
 		Agent wire.AgentID
 		View  wire.View
+	}
+	// Drain asks a component to leave: the next grants are made without it. Undo takes that back. Force is needed to
+	// leave one component alone.
+	Drain struct {
+		Agent       wire.AgentID
+		Undo, Force bool
+	}
+	// Leave takes a drained component out of the members. MembersAt is what the captain saw.
+	Leave struct {
+		Agent     wire.AgentID
+		MembersAt uint64
 	}
 	// Settle records that everything that was held is held again in a view.
 	Settle struct {

@@ -50,6 +50,7 @@ type Agent struct {
 	Secondary bool
 	Life      uint64 // Raft index of its last admission as a component; 0 while it is not one
 	Lost      bool   // declared lost as a component; it comes back only as new, with another Life
+	Drain     bool   // it is to leave as a component, or has left: no new set is assigned to it
 	Serial    string // serial of its certificate, for revocation
 }
 
@@ -228,6 +229,32 @@ func New(clusterID string) *State {
 func (s *State) IsMember(a wire.AgentID) bool {
 	_, ok := slices.BinarySearch(s.Members, a)
 	return ok
+}
+
+// Eligible returns the members that assignments are made of: those that are not to leave, or all of them when there is
+// no other.
+func (s *State) Eligible() []wire.AgentID {
+	stay := slices.DeleteFunc(slices.Clone(s.Members), func(m wire.AgentID) bool { return s.Agents[m] != nil && s.Agents[m].Drain })
+	if len(stay) == 0 {
+		return slices.Clone(s.Members)
+	}
+	return stay
+}
+
+// Uses returns a group with an unapplied set that a component may be responsible for, or nil.
+func (s *State) Uses(a wire.AgentID) *Group {
+	for _, id := range SortedKeys(s.Groups) {
+		g := s.Groups[id]
+		if g.Phase == Promoted {
+			continue // what is above its point is dropped
+		}
+		for i := range g.Grants {
+			if gr := &g.Grants[i]; gr.Last > g.Applied && s.mayAssign(gr, a) {
+				return g
+			}
+		}
+	}
+	return nil
 }
 
 // GroupByName returns the group of that name, or nil.
