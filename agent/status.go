@@ -24,7 +24,7 @@ func statusOf(n *core.Node, elected time.Duration) *api.Status {
 	b := &statusBuilder{st: n.State(), heard: n.Heard(), now: n.Label(), tenure: n.Now() - elected, voters: n.Voters(), waiting: n.Waiting}
 	s := &api.Status{
 		Version: api.Version, Cluster: b.st.Cluster, At: time.Unix(0, b.now).UTC(), Answered: b.agentName(n.ID()),
-		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Degraded: len(b.st.Members) < 2,
+		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Settled: b.st.Settled == b.st.View, Degraded: len(b.st.Members) < 2,
 		Agents: []api.Agent{}, Components: []api.Component{}, Groups: []api.Group{}, Alarms: []api.Alarm{},
 	}
 	b.out = s

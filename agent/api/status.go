@@ -12,7 +12,10 @@ type Status struct {
 	Complete bool      `json:"complete"`
 	Captain  string    `json:"captain"` // its name, empty while none is known
 	View     uint64    `json:"view"`
-	Degraded bool      `json:"degraded"` // fewer than two components: updates have one copy
+	// Settled says that everything held is known to have its second copy, so that a component that falls silent is declared
+	// lost after the short limit.
+	Settled  bool `json:"settled"`
+	Degraded bool `json:"degraded"` // fewer than two components: updates have one copy
 
 	Agents     []Agent     `json:"agents"`
 	Components []Component `json:"components"`

@@ -96,7 +96,11 @@ func printStatus(w io.Writer, s *api.Status) error {
 	if captain == "" {
 		captain = "none"
 	}
-	if _, err := fmt.Fprintf(w, "cluster %s  captain %s  view %d  %s\n", s.Cluster, captain, s.View, s.At.Format(time.RFC3339)); err != nil {
+	settled := ""
+	if !s.Settled {
+		settled = " not settled"
+	}
+	if _, err := fmt.Fprintf(w, "cluster %s  captain %s  view %d%s  %s\n", s.Cluster, captain, s.View, settled, s.At.Format(time.RFC3339)); err != nil {
 		return err
 	}
 	if !s.Complete {

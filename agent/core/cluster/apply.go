@@ -189,6 +189,9 @@ func (s *State) promote(c *Promote) error {
 	if len(g.Volumes) == 0 {
 		return fmt.Errorf("promote group %q: it has no volumes", g.Name)
 	}
+	if s.Settled == s.View {
+		s.Settled++ // nobody is lost by it, so whatever was held twice still is: it may follow a death by a second
+	}
 	s.View++
 	s.Losses = append(s.Losses, Loss{View: s.View, Members: slices.Clone(s.Members)})
 	g.Phase = Promoting

@@ -351,3 +351,28 @@ func TestDrain(t *testing.T) {
 		t.Errorf("the last member has %+v", p)
 	}
 }
+
+// TestPromoteLeavesSettled: a disaster takes a component with it as a rule, and promote is asked for before that is
+// declared lost. It must not take the long limit for that.
+func TestPromoteLeavesSettled(t *testing.T) {
+	for _, settled := range []bool{true, false} {
+		s := fleet(t)
+		apply := func(c Command) {
+			t.Helper()
+			if _, err := s.Apply(1000, &c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if settled {
+			apply(Command{Settle: &Settle{View: s.View, MembersAt: s.MembersAt}})
+		}
+		apply(Command{Promote: &Promote{Group: 1}})
+		if (s.Settled == s.View) != settled || s.View != 2 {
+			t.Errorf("settled before: %v; then view %d, settled %d", settled, s.View, s.Settled)
+		}
+		apply(Command{Lose: &Lose{Agent: 1, View: s.View}})
+		if s.Settled == s.View {
+			t.Error("settled at once after a loss")
+		}
+	}
+}
