@@ -1,0 +1,133 @@
+package primary_test
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"flotilla/agent/core"
+	"flotilla/wire"
+)
+
+// WaitRoom makes the link one that says when it has room.
+func (h *host) WaitRoom(ctx context.Context, _ wire.AgentID) error {
+	h.w.mu.Lock()
+	c := h.w.noRoom
+	h.w.mu.Unlock()
+	if c == nil {
+		return ctx.Err()
+	}
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// SendFrame is the link.
+func (h *host) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) {
+	raw := bytes.Clone(body)
+	clear(body) // who used the memory after release would be seen
+	release()
+	h.w.mu.Lock()
+	down := h.w.linkDown
+	h.w.mu.Unlock()
+	if down {
+		return
+	}
+	b, err := wire.ParseBody(raw)
+	if err == nil {
+		_, err = b.Decompress(nil, h.dec)
+	}
+	if err != nil || to != 1 {
+		h.w.t.Errorf("frame to %d: %v", to, err)
+		return
+	}
+	for i := range b.Updates {
+		if err := b.Updates[i].Verify(b.Group, b.Incarnation); err != nil {
+			h.w.t.Errorf("received: %v", err)
+		}
+	}
+	h.loop.Do(func(n *core.Node, now time.Duration) { n.ReceiveFrame(now, 1, r, b) })
+}
+
+// runJournal answers stores.
+func (h *host) runJournal(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-h.stores:
+			h.w.mu.Lock()
+			if h.w.noStore {
+				h.w.unstored = append(h.w.unstored, s)
+				h.w.mu.Unlock()
+				continue
+			}
+			h.w.mu.Unlock()
+			h.stored(s)
+		}
+	}
+}
+
+func (h *host) stored(s core.Store) {
+	h.w.mu.Lock()
+	h.w.frames = append(h.w.frames, s.Body)
+	h.w.mu.Unlock()
+	h.loop.Do(func(n *core.Node, now time.Duration) { n.Stored(now, s.ID, s.Body, nil) })
+}
+
+// storeAgain lets the journal answer what it was asked meanwhile.
+func (w *world) storeAgain() {
+	w.mu.Lock()
+	w.noStore = false
+	late := w.unstored
+	w.unstored = nil
+	w.mu.Unlock()
+	for _, s := range late {
+		w.host.stored(s)
+	}
+}
+
+// runTargets answers applies.
+func (h *host) runTargets(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-h.apply:
+			h.w.mu.Lock()
+			off := h.w.noApply
+			if off {
+				h.w.unapplied = append(h.w.unapplied, a)
+			}
+			h.w.mu.Unlock()
+			if !off {
+				h.applied(a)
+			}
+		}
+	}
+}
+
+func (h *host) applied(a core.Apply) {
+	var err error
+	h.loop.Do(func(n *core.Node, now time.Duration) { err = n.BeginApply(1, a.Group, a.View, a.Set) })
+	if err == nil {
+		for _, pc := range core.Fold(a.Parts) {
+			part := a.Parts[pc.Part]
+			u := &part.Ref.(*wire.Body).Updates[part.Index]
+			dev := h.w.targets[pc.Volume]
+			if u.Kind == wire.KindWrite {
+				_, err = dev.WriteAt(u.Data[pc.From:pc.From+pc.Length], int64(pc.Offset))
+			} else {
+				err = dev.Trim(int64(pc.Offset), int64(pc.Length))
+			}
+			if err != nil {
+				break
+			}
+		}
+		h.loop.Do(func(n *core.Node, now time.Duration) { n.EndApply(a.Group) })
+	}
+	h.loop.Do(func(n *core.Node, now time.Duration) { n.ApplyDone(now, a.Token, err) })
+}
