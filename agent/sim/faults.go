@@ -135,10 +135,13 @@ func (w *World) drain(h *host) {
 // stall makes a component stand still, as a paused virtual machine does: it may be declared lost, and then what it was
 // about to send arrives.
 func (w *World) stall(h *host) {
-	if !h.backup || len(h.sources) > 0 || w.now < h.stalledUntil || !w.mayLose(h) {
-		return
+	if h.backup && len(h.sources) == 0 && w.now >= h.stalledUntil && w.mayLose(h) {
+		w.standStill(h, w.between(time.Second, 5*time.Second))
 	}
-	h.stalledUntil = w.now + w.between(time.Second, 5*time.Second)
+}
+
+func (w *World) standStill(h *host, d time.Duration) {
+	h.stalledUntil = w.now + d
 	h.slowUntil, h.awayUntil = h.stalledUntil, h.stalledUntil
 	w.trace("host %d stands still until %v", h.id, h.stalledUntil)
 }

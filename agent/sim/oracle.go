@@ -118,7 +118,9 @@ func (o *oracle) numbered(h *host, inc wire.Incarnation, set wire.Set, last wire
 		o.w.fail("host %d numbers in incarnation %d, which it never opened", h.id, inc)
 		return
 	}
-	t.log = append(t.log, numbered{seq: last, set: set, ups: ups})
+	e := numbered{seq: last, set: set, ups: ups}
+	t.log = append(t.log, e)
+	o.w.saw(h, newlyNumbered{inc, e})
 	for i := range ups {
 		o.write(ups[i].Volume, &ups[i])
 	}
@@ -189,6 +191,7 @@ func (o *oracle) follow(h *host) {
 		}
 		before := o.last
 		o.last = c
+		o.w.saw(h, stateChange{before, c})
 		was, now := before.Groups[o.w.group], c.Groups[o.w.group]
 		if was.Applied != now.Applied || was.Committed != now.Committed || before.View != c.View {
 			o.checkPoints() // between such changes journals only grow

@@ -97,7 +97,11 @@ func (h *host) scheduleSend() {
 		h.sending = false
 		w := h.w
 		for _, to := range h.node.Owners() {
-			out := h.node.NextFrame(w.now, to, int64(1+w.rng.IntN(20))*100)
+			most := int64(2000)
+			if !w.steady {
+				most = int64(1+w.rng.IntN(20)) * 100
+			}
+			out := h.node.NextFrame(w.now, to, most)
 			if out == nil {
 				continue
 			}
@@ -109,6 +113,7 @@ func (h *host) scheduleSend() {
 				Group: out.Header.Group, Primary: out.Header.Primary, Incarnation: out.Header.Incarnation,
 				Set: out.Header.Set, Updates: out.Updates,
 			}
+			w.saw(h, sentFrame{to: to, no: out.Route.No, body: b})
 			w.deliver(h.id, to, "frame", func(o *host) { o.receiveFrame(h.id, out.Route, b) })
 		}
 		h.do(func(*core.Node) {})
@@ -129,7 +134,7 @@ func (h *host) scheduleCopy() {
 	}
 	h.copying = true
 	alive := h.alive()
-	h.w.after(h.w.between(0, 6*time.Millisecond), "copy", func() {
+	h.w.after(h.w.between(0, h.w.copyTakes), "copy", func() {
 		if !alive() {
 			return
 		}

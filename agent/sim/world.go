@@ -11,6 +11,11 @@
 //	disk.go    what survives a crash: control log, journal, devices, bits
 //	client.go  writers with dependent writes across volumes and primaries
 //	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered
+//
+// Beside the random runs there are scenarios, which say themselves what happens, step by step (testdata):
+//
+//	scenario.go  a cluster without chance, its writes, faults and conditions
+//	narrate.go   what happens, in words; show.go is how things stand
 package sim
 
 import (
@@ -67,6 +72,11 @@ type World struct {
 	promoted   bool // a promote was asked for
 	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
 
+	// Of scenarios.
+	steady    bool                    // every delay is the middle of its range, and chance decides nothing
+	copyTakes time.Duration           // the longest that the copy of an extent takes
+	watch     func(h *host, what any) // is told what happens, see saw; nil for nobody
+
 	clients []*client
 	oracle  *oracle
 	stats   Stats
@@ -105,10 +115,13 @@ func (w *World) after(d time.Duration, name string, f func()) {
 }
 
 // chance is true with probability p.
-func (w *World) chance(p float64) bool { return w.rng.Float64() < p }
+func (w *World) chance(p float64) bool { return !w.steady && w.rng.Float64() < p }
 
 // between draws a duration from [lo, hi).
 func (w *World) between(lo, hi time.Duration) time.Duration {
+	if w.steady {
+		return (lo + hi) / 2
+	}
 	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
 }
 
@@ -149,7 +162,7 @@ const (
 
 // Run runs one seed to its end.
 func Run(opt Options) (stats Stats, err error) {
-	w := &World{opt: opt, cuts: map[link]time.Duration{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61))}
+	w := newWorld(opt)
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("at %v: panic: %v\n%s", w.now, p, stack())
@@ -157,27 +170,57 @@ func Run(opt Options) (stats Stats, err error) {
 		stats = w.stats
 		stats.Virtual = w.now
 	}()
-	w.build()
+	w.build(w.draw())
+	for _, h := range w.hosts {
+		h.start()
+	}
+	w.makeClients(w.oracle.last)
 	w.course()
 	return w.stats, w.failure
 }
 
-// build draws the cluster.
-func (w *World) build() {
+// newWorld returns a world without hosts.
+func newWorld(opt Options) *World {
+	return &World{
+		opt: opt, cuts: map[link]time.Duration{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		copyTakes: 6 * time.Millisecond,
+	}
+}
+
+// shape is what a cluster looks like.
+type shape struct {
+	components int
+	primaries  int
+	both       bool // the first component is a primary too
+	mode       cluster.Mode
+	period     int64   // milliseconds
+	sizes      []int64 // of the volumes, in bytes; the primaries have them in turn
+}
+
+// draw chooses a cluster and its links.
+func (w *World) draw() shape {
 	r := w.rng
-	components := 1 + r.IntN(5)
-	primaries := 1 + r.IntN(3)
-	volumes := max(primaries, 1+r.IntN(4))
+	s := shape{components: 1 + r.IntN(5), primaries: 1 + r.IntN(3), mode: cluster.Async}
+	volumes := max(s.primaries, 1+r.IntN(4))
 	w.lossy = []float64{0, 0, 0.01, 0.05}[r.IntN(4)]
 	w.dupes = []float64{0, 0.02}[r.IntN(2)]
 	w.maxDelay = []time.Duration{500 * time.Microsecond, 5 * time.Millisecond, 15 * time.Millisecond}[r.IntN(3)]
 	w.power = r.IntN(2) == 0
-	mode := cluster.Async
 	if r.IntN(3) == 0 {
-		mode = cluster.Sync
+		s.mode = cluster.Sync
 	}
-	w.stats.Components, w.stats.Primaries, w.stats.Volumes = components, primaries, volumes
-	if mode == cluster.Sync {
+	s.both = r.IntN(6) == 0 // messages to itself pass the same checks
+	s.period = []int64{50, 120, 400}[r.IntN(3)]
+	for range volumes {
+		s.sizes = append(s.sizes, int64(blockSize)*int64(20+r.IntN(44)))
+	}
+	return s
+}
+
+// build makes the cluster's hosts, which are to be started.
+func (w *World) build(s shape) {
+	w.stats.Components, w.stats.Primaries, w.stats.Volumes = s.components, s.primaries, len(s.sizes)
+	if s.mode == cluster.Sync {
 		w.stats.SyncRuns = 1
 	}
 
@@ -194,31 +237,29 @@ func (w *World) build() {
 		}})))
 	}
 	var ps, cs []wire.AgentID
-	for i := range components {
-		// Sometimes a component is a primary too: messages to itself pass the same checks.
-		both := i == 0 && r.IntN(6) == 0
+	for i := range s.components {
+		both := i == 0 && s.both
 		id := add(fmt.Sprintf("c%d", i+1), both, true, false)
 		cs = append(cs, id)
 		if both {
 			ps = append(ps, id)
 		}
 	}
-	for i := len(ps); i < primaries; i++ {
+	for i := len(ps); i < s.primaries; i++ {
 		ps = append(ps, add(fmt.Sprintf("p%d", i+1), true, false, false))
 	}
 	sec := add("s1", false, false, true)
 	must(st.Apply(1, &cluster.Command{CreateGroup: &cluster.CreateGroup{
-		Name: "g", Mode: mode, PeriodMS: []int64{50, 120, 400}[r.IntN(3)], PortionSize: portionSize, SetBytes: cluster.MinSetBytes,
+		Name: "g", Mode: s.mode, PeriodMS: s.period, PortionSize: portionSize, SetBytes: cluster.MinSetBytes,
 	}}))
 	w.group = 1
-	for v := range volumes {
-		size := int64(blockSize) * int64(20+r.IntN(44))
+	for v, size := range s.sizes {
 		must(st.Apply(1, &cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: 1, Name: fmt.Sprintf("v%d", v+1), Size: size,
 			Primary: ps[v%len(ps)], Source: fmt.Sprintf("/v%d", v), Secondary: sec, Target: fmt.Sprintf("/t%d", v),
 		}}))
 	}
-	if mode == cluster.Async {
+	if s.mode == cluster.Async {
 		st.Groups[1].SetBytes = cluster.MinSetBytes
 	}
 	for i, id := range cs {
@@ -248,11 +289,7 @@ func (w *World) build() {
 		w.hosts = append(w.hosts, newHost(w, id, st, core.Bootstrap(st, voters)))
 	}
 	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, loss %.2f, power cuts %v",
-		components, len(ps), volumes, mode, st.Groups[1].PeriodMS, w.lossy, w.power)
-	for _, h := range w.hosts {
-		h.start()
-	}
-	w.makeClients(st)
+		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.lossy, w.power)
 }
 
 func (w *World) host(id wire.AgentID) *host {
@@ -313,15 +350,23 @@ func (w *World) course() {
 	}
 }
 
+// step runs the next event, unless it comes after t.
+func (w *World) step(t time.Duration) bool {
+	if w.failure != nil || len(w.queue) == 0 || w.queue[0].at > t {
+		return false
+	}
+	e := heap.Pop(&w.queue).(*event)
+	w.now = max(w.now, e.at)
+	w.stats.Events++
+	e.run()
+	if w.now > maxVirtual {
+		w.fail("the run does not end")
+	}
+	return true
+}
+
 func (w *World) runUntil(t time.Duration) {
-	for w.failure == nil && len(w.queue) > 0 && w.queue[0].at <= t {
-		e := heap.Pop(&w.queue).(*event)
-		w.now = max(w.now, e.at)
-		w.stats.Events++
-		e.run()
-		if w.now > maxVirtual {
-			w.fail("the run does not end")
-		}
+	for w.step(t) {
 	}
 	if w.failure == nil {
 		w.now = max(w.now, t)
