@@ -298,6 +298,7 @@ func (s *scenario) message(h *host, x sentMessage) {
 	if !s.steps["data"] {
 		return
 	}
+	g := s.w.newest().Groups[s.w.group]
 	switch m := x.msg.(type) {
 	case *core.FrameAck:
 		for _, no := range m.Nos {
@@ -315,15 +316,19 @@ func (s *scenario) message(h *host, x sentMessage) {
 			s.say("%s", say("I refuse %s: %s", c, m.Reason))
 		}
 	case *core.Lines:
-		if s.touched(m.Set, m.Set) {
+		switch {
+		case !s.touched(m.Set, m.Set):
+		case m.Set <= g.ApplyTo:
+			s.say("%s", say("apply your lines of set %d", m.Set))
+		default:
 			s.say("%s", say("your lines of the manifest of set %d", m.Set))
 		}
 	case *core.LinesDone:
-		if s.touched(m.Set, m.Set) {
+		if s.touched(m.Set, m.Set) && (m.Written || m.Set > g.Committed) {
 			s.say("%s", say("my lines of set %d are %s", m.Set, done(m.Written)))
 		}
 	case *core.SetDone:
-		if s.touched(m.Set, m.Set) {
+		if s.touched(m.Set, m.Set) && (m.Written || m.Set > g.Committed) {
 			s.say("%s", say("set %d is %s", m.Set, done(m.Written)))
 		}
 	}

@@ -27,7 +27,7 @@ import (
 //	        c1 is captain. copy is how long the copy of an extent takes
 //	write v1 0=A 5=B        one after the other, each to a block: 16 to a portion. Prints what the application is told
 //	run 500ms [steps=…]     lets time pass and prints what happens of interest; steps=data, apply or cut tell more
-//	run until=…             until a condition holds (acknowledged, held, committed, applied, settled, promoted, equal:
+//	run until=…             until a condition holds (acknowledged, held, committed, applied, copied, settled, promoted, equal:
 //	                        targets and sources) or a line is printed that contains the text in (…)
 //	kill c1 …, power-cut c1 … | all, restart c1 … | all
 //	cut c1 p1, cut from=c1 to=p1, isolate c1, heal [c1 p1 | c1]     links
