@@ -69,7 +69,6 @@ func New(c Config, o Options) (*Agent, error) {
 // called once. Everything that it started has ended when it returns.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	a.ctx = ctx
 	defer func() {
 		a.running.Wait()
@@ -77,7 +76,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			a.log.Info("agent stopped", "agent", a.cfg.Name)
 		}
 	}()
-	defer func() { err = errors.Join(err, a.close()) }()
+	defer func() {
+		cancel() // also what nobody closes ends, when a failure is the reason
+		err = errors.Join(err, a.close())
+	}()
 	if err := a.start(); err != nil {
 		return err
 	}
