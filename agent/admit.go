@@ -200,7 +200,7 @@ func (s *apiServer) join(r *http.Request) (*api.JoinAnswer, error) {
 	if err := s.askCaptain(r.Context(), "/v1/agents", ask, &made); err != nil {
 		return nil, err
 	}
-	cert, err := s.ca.Issue(q.Request, wire.AgentID(made.ID), q.Name, time.Now())
+	cert, err := s.ca.Issue(q.Request, wire.AgentID(made.ID), q.Name, s.policy.Now())
 	if err != nil {
 		return nil, fmt.Errorf("join: agent %q is in the cluster as number %d, but: %w; remove it with `flotilla component remove %s`",
 			q.Name, made.ID, err, q.Name)

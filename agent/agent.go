@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"flotilla/agent/api"
@@ -28,6 +29,10 @@ type Options struct {
 	Version string       // of the program, for the API
 	// Ready is called once, when everything runs. Default: nobody.
 	Ready func()
+	// Now is the clock that certificates are compared with. Default: time.Now.
+	Now func() time.Time
+	// RenewEvery is how often the agent looks whether its certificate is to be renewed. Default: an hour.
+	RenewEvery time.Duration
 }
 
 // Agent is one agent. Make it with New; Run is all there is to do with it.
@@ -38,8 +43,8 @@ type Agent struct {
 
 	// Set by Run, in the order of its steps.
 	dir   *stateDir
-	creds *identity.Credentials
-	ca    *identity.CA // nil on agents that cannot admit others
+	creds atomic.Pointer[identity.Credentials] // replaced by a renewal
+	ca    *identity.CA                         // nil on agents that cannot admit others
 	seeds map[wire.AgentID]string
 	parts parts
 	loop  *loop.Loop
@@ -62,6 +67,12 @@ func New(c Config, o Options) (*Agent, error) {
 	if o.Ready == nil {
 		o.Ready = func() {}
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.RenewEvery <= 0 {
+		o.RenewEvery = renewEvery
+	}
 	return &Agent{cfg: c, opt: o, log: o.Logger, failed: make(chan error, 1)}, nil
 }
 
@@ -83,7 +94,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := a.start(); err != nil {
 		return err
 	}
-	a.log.Info("agent runs", "agent", a.cfg.Name, "id", a.creds.Agent, "cluster", a.creds.Cluster, "listen", a.cfg.Listen, "version", a.opt.Version)
+	a.log.Info("agent runs", "agent", a.cfg.Name, "id", a.credentials().Agent, "cluster", a.credentials().Cluster, "listen", a.cfg.Listen, "version", a.opt.Version)
 	a.opt.Ready()
 	select {
 	case <-ctx.Done():
@@ -124,9 +135,12 @@ func (a *Agent) start() error {
 		return err
 	}
 	a.onClose(a.dir.release)
-	if a.creds, a.ca, err = loadIdentity(a.cfg, a.dir, time.Now()); err != nil {
+	creds, ca, err := loadIdentity(a.cfg, a.dir, a.opt.Now())
+	if err != nil {
 		return err
 	}
+	a.creds.Store(creds)
+	a.ca = ca
 	if a.seeds, err = loadPeers(a.dir); err != nil {
 		return err
 	}
@@ -153,7 +167,7 @@ type listeners struct {
 	nbd   []net.Listener
 }
 
-func (a *Agent) policy() identity.Policy { return identity.Policy{Revoked: a.revoked} }
+func (a *Agent) policy() identity.Policy { return identity.Policy{Revoked: a.revoked, Now: a.opt.Now} }
 
 // revoked reports whether an agent was taken out of the cluster. A number that this agent's state has not got to yet is
 // that of an agent that has just joined.
@@ -176,7 +190,7 @@ func (a *Agent) listen() (*listeners, error) {
 		return nil, err
 	}
 	l.mux = identity.NewMux(port, identity.ServerConfig(
-		func() *identity.Credentials { return a.creds },
+		a.credentials,
 		[]string{identity.ProtocolData, identity.ProtocolControl, identity.ProtocolRaft, identity.ProtocolAPI, identity.ProtocolJoin},
 		a.policy(),
 	), identity.MuxOptions{Refused: func(remote net.Addr, err error) {
@@ -239,7 +253,7 @@ func (a *Agent) openNode() (node *core.Node, base time.Time, err error) {
 		return nil, base, err
 	}
 	base = time.Now()
-	node, err = core.New(a.cfg.core(a.creds.Agent, seed, base.UnixNano()), boot, 0)
+	node, err = core.New(a.cfg.core(a.credentials().Agent, seed, base.UnixNano()), boot, 0)
 	if err != nil {
 		return nil, base, err
 	}
@@ -248,12 +262,12 @@ func (a *Agent) openNode() (node *core.Node, base time.Time, err error) {
 
 // checkState compares the file with what the cluster knows of this agent.
 func (a *Agent) checkState(n *core.Node) error {
-	st := n.State()
-	if st.Cluster != "" && st.Cluster != a.creds.Cluster.String() {
+	st, own := n.State(), a.credentials()
+	if st.Cluster != "" && st.Cluster != own.Cluster.String() {
 		return fmt.Errorf("the control log in %s is of cluster %s, the certificate of %v: one of them was put there by hand",
-			a.dir.path, st.Cluster, a.creds.Cluster)
+			a.dir.path, st.Cluster, own.Cluster)
 	}
-	known := st.Agents[a.creds.Agent]
+	known := st.Agents[own.Agent]
 	if known == nil {
 		return nil // it has just joined
 	}
@@ -272,10 +286,12 @@ func (a *Agent) checkState(n *core.Node) error {
 func (a *Agent) serveAPI(l *listeners) error {
 	s := &apiServer{
 		proposer: proposer{loop: a.loop, watch: &a.watch},
-		log:      a.log, id: a.creds.Agent, events: a.parts.events, ca: a.ca, creds: a.creds, policy: a.policy(),
+		log:      a.log, id: a.credentials().Agent, events: a.parts.events, ca: a.ca, creds: a.credentials, policy: a.policy(),
 		address: a.cfg.Advertise, socket: a.cfg.AdminSocket(), local: a.local, clients: map[wire.AgentID]peerClient{},
+		known: newValidities(),
 	}
-	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.peers.Stats, a.parts.exports.Stats))
+	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.peers.Stats, a.parts.exports.Stats,
+		func() time.Time { return a.credentials().Cert.NotAfter }))
 	h := s.handler()
 	var servers []*http.Server
 	for _, d := range []struct {
@@ -308,14 +324,17 @@ func (a *Agent) serveAPI(l *listeners) error {
 		s.closeClients()
 		return errors.Join(errs...)
 	})
+	a.keepRenewed(s)
 	return nil
 }
 
 // local is what only this agent knows.
 func (a *Agent) local() api.Local {
+	own := a.credentials()
 	l := api.Local{
-		ID: uint64(a.creds.Agent), Name: a.cfg.Name, Version: a.opt.Version, HasCA: a.ca != nil,
-		NBD: a.parts.exports.bases, Exports: a.parts.exports.list(),
+		ID: uint64(own.Agent), Name: a.cfg.Name, Version: a.opt.Version, HasCA: a.ca != nil,
+		Certificate: api.Validity{From: own.Cert.NotBefore, Until: own.Cert.NotAfter},
+		NBD:         a.parts.exports.bases, Exports: a.parts.exports.list(),
 	}
 	a.loop.View(func(n *core.Node) {
 		if c := n.State().Agents[n.Captain()]; c != nil {

@@ -12,6 +12,8 @@
 //	found.go     a new cluster; who this agent is
 //	join.go      joining, the joiner's side
 //	admit.go     joining, the cluster's side: tokens, certificates
+//	renew.go     certificates are renewed before they run out
+//	expiry.go    alarms about certificates that are about to
 //	agent.go     Run: the parts, started in order and stopped in the reverse order
 //	parts.go     what each part is made of, and how effects of the node reach it
 //	transport.go what the roles ask of package peers

@@ -110,7 +110,7 @@ func startControl(dir *stateDir, boot core.Boot) error {
 
 // loadIdentity reads who this agent is, and the CA's key where it has it.
 func loadIdentity(c Config, dir *stateDir, now time.Time) (*identity.Credentials, *identity.CA, error) {
-	creds, err := identity.LoadCredentials(dir.identity(), now)
+	creds, err := identity.LoadExpired(dir.identity(), now)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w: found one with `flotilla cluster init`, or join one with `flotilla cluster join TOKEN`", ErrNoIdentity)
 	}
@@ -121,10 +121,14 @@ func loadIdentity(c Config, dir *stateDir, now time.Time) (*identity.Credentials
 		return nil, nil, fmt.Errorf("%w: name: %q: %s was joined as %q: write that name", ErrConfig, c.Name, c.StateDir, creds.Name)
 	}
 	ca, err := identity.LoadCA(dir.identity())
-	if errors.Is(err, fs.ErrNotExist) {
-		return creds, nil, nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
 	}
-	return creds, ca, err
+	if now.After(creds.Cert.NotAfter) {
+		creds, err = renewExpired(creds, ca, dir, now)
+		return creds, ca, err
+	}
+	return creds, ca, nil
 }
 
 // newCredentials puts together a joiner's key and what it was answered, which must be for the cluster it asked.

@@ -39,16 +39,21 @@ func (s *apiServer) getStatus(w http.ResponseWriter, r *http.Request) error {
 			address = a.Address
 		}
 	})
-	own.Cluster = s.creds.Cluster.String() // also before the state has arrived
+	own.Cluster = s.creds().Cluster.String() // also before the state has arrived
 	if !own.Complete && address != "" && !passedOn(r) {
-		err := s.passOn(w, r, captain, address)
+		status, document, err := s.fetch(r, captain, address)
+		if alarms := s.ownExpiry(); err == nil && len(alarms) > 0 {
+			document, err = addAlarms(document, alarms)
+		}
 		if err == nil {
+			writeJSON(w, status, document)
 			return nil
 		}
 		own.Alarms = append(own.Alarms, api.Alarm{
 			Name: "captain-unreachable", Agent: own.Captain, Text: err.Error(), Remedy: "look at that agent and at the network to it",
 		})
 	}
+	own.Alarms = append(append(own.Alarms, s.ownExpiry()...), s.othersExpiry()...)
 	writeJSON(w, http.StatusOK, own)
 	return nil
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"flotilla/agent/api"
 	"flotilla/agent/core"
@@ -21,20 +22,22 @@ type collector struct {
 	events *eventLog
 	peers  func() peers.Stats
 	nbd    func() nbd.Stats
+	expiry func() time.Time // of this agent's certificate
 
 	view, members, captain, eventCount       *prometheus.Desc
 	set, rpo, queued, copyLeft               *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
 	peerSent, peerReceived                   *prometheus.Desc
 	nbdConnections, nbdAnswered, nbdBuffered *prometheus.Desc
+	certificate                              *prometheus.Desc
 }
 
-func newCollector(status func() (*api.Status, bool), events *eventLog, peers func() peers.Stats, nbd func() nbd.Stats) *collector {
+func newCollector(status func() (*api.Status, bool), events *eventLog, peers func() peers.Stats, nbd func() nbd.Stats, expiry func() time.Time) *collector {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("flotilla_"+name, help, labels, nil)
 	}
 	return &collector{
-		status: status, events: events, peers: peers, nbd: nbd,
+		status: status, events: events, peers: peers, nbd: nbd, expiry: expiry,
 		view:       d("view", "Number of the membership."),
 		members:    d("members", "Backup components in the view."),
 		captain:    d("captain", "1 on the agent that is the captain."),
@@ -54,6 +57,8 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, peers fun
 		nbdConnections: d("nbd_connections", "Open NBD connections."),
 		nbdAnswered:    d("nbd_requests_total", "NBD requests answered."),
 		nbdBuffered:    d("nbd_buffer_bytes", "Memory of NBD payloads in use."),
+
+		certificate: d("certificate_expiry_timestamp_seconds", "When this agent's certificate runs out, in seconds since 1970."),
 	}
 }
 
@@ -69,6 +74,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft,
 		c.journalUsed, c.journalLimit, c.updates, c.peerSent, c.peerReceived, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
+		c.certificate,
 	} {
 		ch <- d
 	}
@@ -132,6 +138,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.nbdConnections, float64(n.Connections))
 	counter(c.nbdAnswered, float64(n.Answered))
 	gauge(c.nbdBuffered, float64(n.BufferBytes))
+	gauge(c.certificate, float64(c.expiry().Unix()))
 }
 
 // statusNow is the collector's source of the status.

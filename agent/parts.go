@@ -130,7 +130,7 @@ func (a *Agent) newRoles() error {
 	if a.cfg.Has(Backup) {
 		limit := int64(a.cfg.Journal.Limit)
 		p.backup, err = backup.New(backup.Options{
-			FS: vfs.OS(), Dir: a.cfg.Journal.Dir, Cluster: a.creds.Cluster.String(), Net: p.transport, Events: p.events.one, Logger: a.log,
+			FS: vfs.OS(), Dir: a.cfg.Journal.Dir, Cluster: a.credentials().Cluster.String(), Net: p.transport, Events: p.events.one, Logger: a.log,
 			Journal: journal.Options{Limit: limit, Reserve: limit / reserveShare},
 		})
 		if err != nil {
@@ -307,4 +307,4 @@ func (a *Agent) dropRemoved(ctx context.Context) {
 	}
 }
 
-func (a *Agent) credentials() *identity.Credentials { return a.creds }
+func (a *Agent) credentials() *identity.Credentials { return a.creds.Load() }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -69,8 +68,15 @@ func testConfig(t *testing.T, name string) Config {
 // start runs an agent until the test ends or stop is called.
 func start(t *testing.T, c Config) (a *Agent, client *api.Client, stop func()) {
 	t.Helper()
+	return startWith(t, c, Options{})
+}
+
+// startWith is start with options of the caller's besides its own.
+func startWith(t *testing.T, c Config, o Options) (a *Agent, client *api.Client, stop func()) {
+	t.Helper()
 	ready := make(chan struct{})
-	a, err := New(c, Options{Logger: slog.New(slog.DiscardHandler), Version: "test", Ready: func() { close(ready) }})
+	o.Version, o.Ready = "test", func() { close(ready) }
+	a, err := New(c, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,8 @@ type apiServer struct {
 	events  *eventLog
 	metrics http.Handler
 	ca      *identity.CA // nil on agents that cannot admit others
-	creds   *identity.Credentials
+	creds   func() *identity.Credentials
+	known   *validities // certificates of others
 	policy  identity.Policy
 	address string // at which others reach this agent
 	socket  string // at which it reaches itself
@@ -68,6 +69,7 @@ func (s *apiServer) handler() http.Handler {
 	handle("GET /v1/agents/{agent}", s.onAgent("/v1/agent"))
 	handle("GET /v1/agents/{agent}/device", s.onAgent("/v1/agent/device"))
 	handle("POST /v1/tokens", s.postToken)
+	handle("POST /v1/certificates", s.postCertificate)
 	for pattern, h := range map[string]failing{
 		"POST /v1/token-hashes":                      s.postTokenHash,
 		"POST /v1/agents":                            s.postAgent,
@@ -211,8 +213,17 @@ func (s *apiServer) onAgent(path string) failing {
 
 // passOn sends a request to another agent and its answer back.
 func (s *apiServer) passOn(w http.ResponseWriter, r *http.Request, id wire.AgentID, address string) error {
+	status, document, err := s.fetch(r, id, address)
+	if err == nil {
+		writeJSON(w, status, document)
+	}
+	return err
+}
+
+// fetch sends a request to another agent and returns its answer.
+func (s *apiServer) fetch(r *http.Request, id wire.AgentID, address string) (status int, document json.RawMessage, err error) {
 	if passedOn(r) {
-		return &api.Error{Code: api.Unavailable, Text: "the captain has just changed; nothing was done: try again"}
+		return 0, nil, &api.Error{Code: api.Unavailable, Text: "the captain has just changed; nothing was done: try again"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), forwardTime)
 	defer cancel()
@@ -221,15 +232,13 @@ func (s *apiServer) passOn(w http.ResponseWriter, r *http.Request, id wire.Agent
 	out.Header = http.Header{hopHeader: {"1"}}
 	answer, err := s.client(id, address).RoundTrip(out)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	defer answer.Body.Close()
-	var document json.RawMessage
 	if err := api.ReadAnswer(answer, &document); err != nil {
-		return err
+		return 0, nil, err
 	}
-	writeJSON(w, answer.StatusCode, document)
-	return nil
+	return answer.StatusCode, document, nil
 }
 
 // client returns the client to an agent.
@@ -246,7 +255,7 @@ func (s *apiServer) client(id wire.AgentID, address string) *api.Client {
 		if id == s.id {
 			return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
 		}
-		return identity.Dial(ctx, address, s.creds, identity.ProtocolAPI, id, s.policy)
+		return identity.Dial(ctx, address, s.creds(), identity.ProtocolAPI, id, s.policy)
 	})
 	s.clients[id] = peerClient{address, c}
 	return c

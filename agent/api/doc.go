@@ -13,6 +13,7 @@
 //	DELETE /v1/agents/{agent}                 takes an agent out of the cluster
 //	POST   /v1/agents                         AgentRequest, by the agent that admits a joiner
 //	POST   /v1/tokens                         TokenRequest → Token
+//	POST   /v1/certificates                   CertificateRequest → Certificate, from another agent only
 //	POST   /v1/token-hashes                   TokenHash, by the agent that made the token
 //	POST   /v1/groups                         GroupRequest → Made
 //	PATCH  /v1/groups/{group}                 GroupRequest

@@ -57,6 +57,22 @@ type AgentRequest struct {
 	TokenHash string   `json:"token_hash"`
 }
 
+// CertificateRequest asks for the next certificate of the agent whose connection carries it.
+type CertificateRequest struct {
+	Request []byte `json:"request"` // signing request, DER
+}
+
+// Certificate answers a CertificateRequest.
+type Certificate struct {
+	Certificate []byte `json:"certificate"` // DER
+}
+
+// Validity is from when to when a certificate counts.
+type Validity struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
 // Local is what only the agent itself knows.
 type Local struct {
 	ID      uint64   `json:"id"`
@@ -66,6 +82,8 @@ type Local struct {
 	HasCA   bool     `json:"has_ca"` // it can admit agents
 	NBD     []string `json:"nbd"`    // addresses that serve Exports, as NBD URIs without an export's name
 	Exports []Export `json:"exports"`
+
+	Certificate Validity `json:"certificate"` // of its present certificate
 }
 
 // Export is one NBD export of an agent.

@@ -86,8 +86,3 @@ func verifyPeer(certs []*x509.Certificate, root *x509.Certificate, cluster wire.
 	}
 	return p, nil
 }
-
-// NeedsRenewal reports whether less than a third of a certificate's life is left.
-func NeedsRenewal(cert *x509.Certificate, now time.Time) bool {
-	return cert.NotAfter.Sub(now) < cert.NotAfter.Sub(cert.NotBefore)/3
-}
