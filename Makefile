@@ -29,12 +29,13 @@ vet:
 test: test-deps vet
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./...
 
-# Two processes, each with half of the seeds; the breaks that must be seen run after the second half.
+# Two processes, each with half of the seeds; after them the exploration, and the breaks that must be seen. EXPLORE=1 makes
+# the exploration whole.
 sim:
 	$(GO) test -c -o bin/sim.test ./agent/sim
 	@half=$$(( ($(SEEDS) + 1) / 2 )); \
-	SEEDS=$$half SEED_BASE=$(SEED_BASE) bin/sim.test -test.v -test.timeout 60m -test.run TestSeeds & first=$$!; \
-	SEEDS=$$half SEED_BASE=$$(( $(SEED_BASE) + $$half )) bin/sim.test -test.v -test.timeout 60m & second=$$!; \
+	SEEDS=$$half SEED_BASE=$(SEED_BASE) bin/sim.test -test.v -test.timeout 60m -test.run 'TestSeeds|TestExplore' & first=$$!; \
+	SEEDS=$$half SEED_BASE=$$(( $(SEED_BASE) + $$half )) bin/sim.test -test.v -test.timeout 60m -test.run 'TestSeeds|TestMutants|TestScenarios' & second=$$!; \
 	wait $$first; a=$$?; wait $$second; b=$$?; exit $$(( a | b ))
 
 demo: build

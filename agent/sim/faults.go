@@ -196,7 +196,8 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 		return
 	}
 	times := 1
-	if w.chance(w.lossy) || w.now < w.cuts[link{from, to}] {
+	w.sent++
+	if w.sent == w.lose || w.chance(w.lossy) || w.now < w.cuts[link{from, to}] {
 		times = 0
 	} else if w.chance(w.dupes) {
 		times = 2

@@ -76,6 +76,8 @@ type World struct {
 	steady    bool                    // every delay is the middle of its range, and chance decides nothing
 	copyTakes time.Duration           // the longest that the copy of an extent takes
 	watch     func(h *host, what any) // is told what happens, see saw; nil for nobody
+	sent      int                     // messages between hosts
+	lose      int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
 	oracle  *oracle
