@@ -252,12 +252,18 @@ func (s *apiServer) getPlan(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *apiServer) postPromote(w http.ResponseWriter, r *http.Request) error {
+	var q api.PromoteRequest
+	if r.ContentLength != 0 { // without a body nothing is forced
+		if err := readJSON(r, &q); err != nil {
+			return err
+		}
+	}
 	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
 		g, err := groupNamed(n, r)
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		return cluster.Command{Promote: &cluster.Promote{Group: g.ID, Label: n.Label()}}, nil
+		return cluster.Command{Promote: &cluster.Promote{Group: g.ID, Label: n.Label(), Force: q.Force}}, nil
 	})
 }
 

@@ -196,7 +196,8 @@ func seconds(nanoseconds int64) float64 { return time.Duration(max(nanoseconds, 
 
 func promoteOf(g *cluster.Group) *api.Promote {
 	p := &api.Promote{
-		Asked: time.Unix(0, g.PromoteLabel).UTC(), Incarnation: len(g.Incs), Chosen: g.FinalChosen, Final: uint64(g.Final),
+		Doubted: g.Doubted(),
+		Asked:   time.Unix(0, g.PromoteLabel).UTC(), Incarnation: len(g.Incs), Chosen: g.FinalChosen, Final: uint64(g.Final),
 		Point: pointOf(g.Point), LostKnown: g.Outcome.Known, LostUpdates: g.Outcome.Updates, LostBytes: g.Outcome.Bytes,
 	}
 	for _, inc := range g.Incs {

@@ -32,6 +32,11 @@ type DrainRequest struct {
 	Force bool `json:"force,omitempty"`
 }
 
+// PromoteRequest promotes a group. Force is needed where acknowledged writes may be missing.
+type PromoteRequest struct {
+	Force bool `json:"force,omitempty"`
+}
+
 // TokenRequest asks for a join token.
 type TokenRequest struct {
 	TTLSeconds int64 `json:"ttl_seconds"`

@@ -122,6 +122,7 @@ type Promote struct {
 	LostKnown   bool      `json:"lost_known"`
 	LostUpdates int64     `json:"lost_updates"`
 	LostBytes   int64     `json:"lost_bytes"`
+	Doubted     bool      `json:"doubted"`      // acknowledged writes of a sync group may be missing
 	LostSeconds float64   `json:"lost_seconds"` // from the point to the moment at which promote was asked for
 }
 
@@ -169,4 +170,6 @@ type Plan struct {
 	// Uncopied are the volumes whose first copy is not whole: their targets would be of no use.
 	Uncopied []string `json:"uncopied"`
 	Torn     bool     `json:"torn"`
+	// Doubted says that writes which were acknowledged in a sync group may be missing; promote then wants force.
+	Doubted bool `json:"doubted"`
 }

@@ -305,7 +305,7 @@ func (o *oracle) promotedNow(st *cluster.State) {
 	}
 	want := replay{o: o, g: g, cursors: map[wire.Incarnation]*cursor{}}
 	o.compare("promote", g, g.Point.Set, o.promoted, want.to(g.Point.Set))
-	if g.Mode != cluster.Sync || w.doubleLoss || w.failure != nil {
+	if g.Mode != cluster.Sync || g.Doubted() || w.failure != nil {
 		return
 	}
 	for _, id := range cluster.SortedKeys(o.vols) {

@@ -19,7 +19,7 @@ func (w *World) promote() {
 			w.stats.Promotes++
 			w.trace("promote asked of %d", h.id)
 			h.do(func(n *core.Node) {
-				n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now)}})
+				n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now), Force: true}})
 			})
 			// A proposal may be lost; an operator repeats it.
 			w.after(time.Second, "promote again", func() {

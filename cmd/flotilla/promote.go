@@ -18,7 +18,7 @@ const progressEvery = 300 * time.Millisecond
 
 func promoteCommand() *cobra.Command {
 	var conn connection
-	var plan, asJSON bool
+	var plan, asJSON, force bool
 	var wait time.Duration
 	c := &cobra.Command{
 		Use:   "promote GROUP",
@@ -29,7 +29,7 @@ func promoteCommand() *cobra.Command {
 		Example: "  flotilla promote db --plan\n  flotilla promote db",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := &promotion{conn: &conn, w: cmd.OutOrStdout(), group: args[0], asJSON: asJSON}
+			p := &promotion{conn: &conn, w: cmd.OutOrStdout(), group: args[0], asJSON: asJSON, force: force}
 			if plan {
 				return p.plan(cmd.Context())
 			}
@@ -38,6 +38,7 @@ func promoteCommand() *cobra.Command {
 	}
 	conn.flags(c)
 	c.Flags().BoolVar(&plan, "plan", false, "only say what would happen")
+	c.Flags().BoolVar(&force, "force", false, "also when acknowledged writes may be missing: the plan says so")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().DurationVar(&wait, "wait", 10*time.Minute, "how long to wait for the end")
 	return c
@@ -49,6 +50,7 @@ type promotion struct {
 	w      io.Writer
 	group  string
 	asJSON bool
+	force  bool
 }
 
 func (p *promotion) plan(ctx context.Context) error {
@@ -86,6 +88,9 @@ func planText(p *api.Plan) string {
 	for _, v := range p.Uncopied {
 		text += fmt.Sprintf("volume %s has no whole first copy: its target would be of no use\n", v)
 	}
+	if p.Doubted {
+		text += "writes that were acknowledged may be missing: components that held them together were lost; promote wants --force\n"
+	}
 	if p.Torn {
 		text += "a set was lost while it was being applied: the targets are not at a recovery point\n"
 	}
@@ -100,7 +105,7 @@ func (p *promotion) run(ctx context.Context, wait time.Duration) error {
 		}
 	}
 	err := p.conn.with(ctx, func(ctx context.Context, client *api.Client) error {
-		return client.Call(ctx, http.MethodPost, api.GroupPath(p.group)+"/promote", nil, nil)
+		return client.Call(ctx, http.MethodPost, api.GroupPath(p.group)+"/promote", api.PromoteRequest{Force: p.force}, nil)
 	})
 	if err != nil {
 		return err
@@ -245,6 +250,9 @@ func reportText(g *api.Group, exports []exported) string {
 		}
 	}
 	text += "\n"
+	if g.Promote != nil && g.Promote.Doubted {
+		text += "ACKNOWLEDGED WRITES MAY BE MISSING: components that held them together were lost\n"
+	}
 	if g.Torn {
 		text += "NOT A RECOVERY POINT: a set was lost while it was being applied; check and repair what is on the targets before you use it\n"
 	}

@@ -31,6 +31,7 @@ func TestReportText(t *testing.T) {
 		},
 		"torn":     {group(func(g *api.Group) { g.Torn = true }), []string{"NOT A RECOVERY POINT", "repair"}, []string{"NO WHOLE COPY"}},
 		"uncopied": {group(func(g *api.Group) { g.Volumes[1].Copied = false }), []string{"NO WHOLE COPY: the target of volume log"}, []string{"volume data"}},
+		"doubted":  {group(func(g *api.Group) { g.Promote.Doubted = true }), []string{"ACKNOWLEDGED WRITES MAY BE MISSING"}, []string{"NOT A RECOVERY POINT"}},
 		"unheard":  {group(func(g *api.Group) { g.Promote.LostKnown = false }), []string{"lost: not known"}, nil},
 	} {
 		text := reportText(test.g, []exported{{"data", "c", []string{"nbd://x"}}, {"log", "c", nil}})

@@ -133,6 +133,11 @@ func (s *State) lose(index uint64, c *Lose) {
 	if c.View != s.View || !s.IsMember(c.Agent) {
 		return
 	}
+	if s.Settled != s.View {
+		for _, g := range s.Groups {
+			g.doubt()
+		}
+	}
 	s.View++
 	s.MembersAt = index
 	s.Members = slices.DeleteFunc(s.Members, func(m wire.AgentID) bool { return m == c.Agent })
@@ -188,6 +193,9 @@ func (s *State) promote(c *Promote) error {
 	}
 	if len(g.Volumes) == 0 {
 		return fmt.Errorf("promote group %q: it has no volumes", g.Name)
+	}
+	if g.Doubted() && !c.Force {
+		return fmt.Errorf("promote group %q: writes that were acknowledged may be missing, because components that held them together were lost: bring a lost primary back for its resync, or use --force", g.Name)
 	}
 	if s.Settled == s.View {
 		s.Settled++ // nobody is lost by it, so whatever was held twice still is: it may follow a death by a second
@@ -271,6 +279,15 @@ func (s *State) open(g *Group, c *Open) {
 	g.Granted = c.Last
 }
 
+// doubt notes that something that was held may be gone.
+func (g *Group) doubt() {
+	for _, inc := range g.Incs {
+		if g.Phase != Promoted && inc.First != 0 && (!inc.Sealed || inc.Last > g.Applied) {
+			inc.Doubted = max(g.Granted, 1)
+		}
+	}
+}
+
 func (g *Group) commit(c *Commit) {
 	if c.UpTo <= g.Committed || c.UpTo > g.Granted || g.Phase == Promoted || (g.FinalChosen && c.UpTo > g.Final) {
 		return
@@ -300,6 +317,11 @@ func (g *Group) commit(c *Commit) {
 
 func (g *Group) applied(n wire.Set) {
 	g.Applied = n
+	for _, inc := range g.Incs {
+		if !inc.Ended && n >= inc.Doubted {
+			inc.Doubted = 0 // all that it wrote up to there was complete
+		}
+	}
 	for len(g.Points) > 0 && g.Points[0].Set <= n {
 		g.Point = g.Points[0]
 		g.Points = g.Points[1:]
@@ -324,7 +346,7 @@ func (g *Group) prune() {
 			return false
 		}
 		// Of each primary the newest stays, and so does the newest whole one: a promote may have to go back to its seal.
-		newest, newestWhole := true, inc.Whole != 0
+		newest, newestWhole := true, inc.Whole != 0 || inc.Doubted != 0
 		for _, other := range g.Incs {
 			if other.Primary == inc.Primary && other.ID > inc.ID {
 				newest = newest && (other.First == 0 || other.First > g.Applied+1)
@@ -342,6 +364,7 @@ func (g *Group) giveUp() {
 	if g.ApplyTo > g.Applied {
 		g.Torn = true
 	}
+	g.doubt()
 	for _, inc := range g.Incs {
 		if !inc.Sealed {
 			inc.Ended, inc.Sealed, inc.Seal, inc.Marked, inc.Last = true, true, inc.CommittedSeq, true, g.Applied

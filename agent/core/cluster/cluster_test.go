@@ -376,3 +376,78 @@ func TestPromoteLeavesSettled(t *testing.T) {
 		}
 	}
 }
+
+// TestDoubt: when components that could hold the same update together were lost, a promote of a sync group must not pass
+// over acknowledged writes in silence.
+func TestDoubt(t *testing.T) {
+	for name, test := range map[string]struct {
+		mode     Mode
+		settle   bool // between the losses
+		apply    bool // of what was open at the second loss, by the primary's own manifests
+		giveUp   bool
+		reattach bool // and the new incarnation is whole
+		doubted  bool
+	}{
+		"one after the other":     {mode: Sync, settle: true},
+		"two at once":             {mode: Sync, doubted: true},
+		"two at once, async":      {mode: Async},
+		"it was all there":        {mode: Sync, apply: true},
+		"sets were given up":      {mode: Sync, settle: true, giveUp: true, doubted: true},
+		"a resync has brought it": {mode: Sync, giveUp: true, reattach: true},
+	} {
+		s := fleet(t)
+		s.Groups[1].Mode = test.mode
+		delete(s.Groups[1].Volumes, 2) // of one primary
+		index := uint64(1000)
+		do := func(c Command) error {
+			index++
+			_, err := s.Apply(index, &c)
+			return err
+		}
+		must := func(c Command) {
+			t.Helper()
+			if err := do(c); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		settle := func() { must(Command{Settle: &Settle{View: s.View, MembersAt: s.MembersAt}}) }
+		g := s.Groups[1]
+		apply := func(set wire.Set, inc wire.Incarnation) {
+			must(Command{Commit: &Commit{Group: 1, UpTo: set, View: s.View, Ends: []IncEnd{{Inc: inc, Seq: wire.Seq(set), Whole: set}}, Copied: []wire.VolumeID{1}}})
+			must(Command{ApplyTo: &ApplyTo{Group: 1, UpTo: set, View: s.View}})
+			must(Command{Applied: &Applied{Group: 1, Set: set, View: s.View}})
+		}
+		must(Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 1}})
+		must(Command{Open: &Open{Group: 1, First: 1, Last: 3, View: s.View}})
+		apply(1, g.Live(4).ID)
+		settle()
+		must(Command{Lose: &Lose{Agent: 1, View: s.View}})
+		if test.settle {
+			settle()
+		}
+		must(Command{Lose: &Lose{Agent: 2, View: s.View}})
+		if test.apply {
+			apply(2, g.Live(4).ID)
+			apply(3, g.Live(4).ID)
+		}
+		if test.giveUp {
+			must(Command{GiveUp: &GiveUp{Group: 1, View: s.View, Applied: g.Applied}})
+		}
+		if test.reattach {
+			must(Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 2}})
+			must(Command{Open: &Open{Group: 1, First: 4, Last: 5, View: s.View}})
+			if !g.Doubted() {
+				t.Errorf("%s: in no doubt before the resync", name)
+			}
+			apply(4, g.Live(4).ID)
+			apply(5, g.Live(4).ID)
+		}
+		err := do(Command{Promote: &Promote{Group: 1}})
+		if refused := err != nil; refused != test.doubted || g.Doubted() != test.doubted {
+			t.Errorf("%s: doubted %v, promote: %v", name, g.Doubted(), err)
+		}
+		if must(Command{Promote: &Promote{Group: 1, Force: true}}); g.Phase != Promoting {
+			t.Errorf("%s: %s after a forced promote", name, g.Phase)
+		}
+	}
+}

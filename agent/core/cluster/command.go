@@ -182,10 +182,11 @@ type (
 		View    wire.View
 		Applied wire.Set // what the captain saw; a no-op when it has moved
 	}
-	// Promote fences a group.
+	// Promote fences a group. Force is needed where acknowledged writes may be missing.
 	Promote struct {
 		Group wire.GroupID
 		Label int64
+		Force bool
 	}
 	// Final chooses the recovery point of a promote.
 	Final struct {

@@ -197,6 +197,10 @@ type Incarnation struct {
 	Last   wire.Set // last set that holds updates of it, once sealed; First-1 when none does
 	Marked bool     // whether Last ends with the primary's own mark
 
+	// Doubted is not 0 while something of it that was held may be gone: components that could hold it together were lost,
+	// or sets were given up. It ends when that set is applied by the incarnation's own manifests, or with the incarnation.
+	Doubted wire.Set
+
 	CommittedSeq wire.Seq // seq of its mark of the set Committed, or what its seal left of it
 	Whole        wire.Set // first set at whose end no resync was under way in it, 0 while one is
 }
@@ -350,6 +354,12 @@ func (g *Group) Primaries() []wire.AgentID {
 
 // PrefixCounts reports whether a sealed prefix is a recovery point: in sync groups and in groups of one primary.
 func (g *Group) PrefixCounts() bool { return g.Mode == Sync || len(g.Primaries()) <= 1 }
+
+// Doubted reports whether acknowledged writes may be missing from what the components hold: a promise only where an
+// acknowledgement means held.
+func (g *Group) Doubted() bool {
+	return g.Mode == Sync && slices.ContainsFunc(g.Incs, func(inc *Incarnation) bool { return inc.Doubted != 0 })
+}
 
 // Verdict returns whether the end of set n is a cut, and whether that is decided. A set with one primary ends at a cut.
 func (g *Group) Verdict(n wire.Set) (cut, decided bool) {
