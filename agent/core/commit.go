@@ -186,33 +186,44 @@ func (c *captain) giveUp(g *cluster.Group, w *groupWatch) {
 	}
 }
 
-// stuck reports whether the oldest set is not complete, though every member is there, none of them waits for a copy, and
-// every primary says that all of it is held.
+// stuck reports whether a set is not complete, though every member is there, none of them waits for a copy, and every
+// primary says that all of it is held.
 func (c *captain) stuck(g *cluster.Group, w *groupWatch) bool {
-	st := c.n.state
-	for _, m := range st.Members {
+	for _, m := range c.n.state.Members {
 		if h := c.heard[m]; !c.hears(m, c.n.cfg.LossAfter) || h.st.Component == nil || h.st.Component.Rebuilding {
 			return false // what is missing may be on its way to a mirror
 		}
 	}
-	oldest := g.Applied + 1
-	if oldest > g.Granted || c.all(g, w, oldest, func(d *setDone) bool { return d.complete && (oldest > g.ApplyTo || d.written) }) {
-		return false // nothing is missing of it: it waits for a cut, a resync or a target
+	missing := c.firstIncomplete(g, w)
+	if missing == 0 {
+		return false // nothing is missing: it waits for a cut, a resync or a target
 	}
-	if oldest <= g.ApplyTo && c.all(g, w, oldest, func(d *setDone) bool { return d.complete }) {
-		return false // it is all there and waits for its targets
-	}
-	for _, id := range g.Grant(oldest).Incs {
+	for _, id := range g.Grant(missing).Incs {
 		inc := g.Inc(id)
-		if inc == nil || !inc.Contributes(oldest) || inc.Sealed {
+		if inc == nil || !inc.Contributes(missing) || inc.Sealed {
 			continue
 		}
 		if inc.Ended {
 			return false // every member is there: it will be sealed
 		}
-		if gs := c.groupStatus(inc); gs == nil || gs.HeldSet < oldest || !c.hears(inc.Primary, c.n.cfg.LossAfter) {
+		if gs := c.groupStatus(inc); gs == nil || gs.HeldSet < missing || !c.hears(inc.Primary, c.n.cfg.LossAfter) {
 			return false // it is open, or its primary still has what is missing
 		}
 	}
 	return true
+}
+
+// firstIncomplete returns the first set that keeps the others from being committed or applied for want of updates, 0 when
+// there is none. While committed sets wait to be applied it looks at no others: those can be recovered.
+func (c *captain) firstIncomplete(g *cluster.Group, w *groupWatch) wire.Set {
+	last := g.Granted
+	if g.Committed > g.Applied {
+		last = g.Committed
+	}
+	for n := g.Applied + 1; n <= last; n++ {
+		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
+			return n
+		}
+	}
+	return 0
 }

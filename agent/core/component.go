@@ -253,11 +253,12 @@ func (c *component) status() *ComponentStatus {
 	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil {
 		st.Life = a.Life
 	}
+	second := len(c.n.state.Eligible()) > 1 // there is one for every copy
 	for _, k := range c.keys {
 		for _, h := range c.sets[k] {
 			if h.owned {
 				st.Owned += int64(len(h.entries))
-				if !h.known || h.behind || h.flying > 0 || (h.mirror == 0 && len(c.n.state.Members) > 1) {
+				if !h.known || h.behind || h.flying > 0 || (h.mirror == 0 && second) {
 					st.Rebuilding = true
 				}
 			} else {

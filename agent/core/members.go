@@ -28,6 +28,9 @@ func (c *captain) members() {
 		return
 	}
 	limit := c.n.cfg.LossAfter
+	if len(st.Eligible()) < 2 {
+		limit = c.n.cfg.LastLossAfter // new updates have one copy, though a draining member is still there
+	}
 	if st.Settled != st.View && !c.n.mutant("loss-unsettled") {
 		limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
 		if c.settled() {

@@ -1,0 +1,66 @@
+package core
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// TestFirstIncomplete: what is missing may be in the middle of a chain, behind sets that are whole.
+func TestFirstIncomplete(t *testing.T) {
+	for name, test := range map[string]struct {
+		complete  []wire.Set // of 1 to 4
+		committed wire.Set
+		want      wire.Set
+	}{
+		"nothing is missing":               {[]wire.Set{1, 2, 3, 4}, 0, 0},
+		"the oldest":                       {[]wire.Set{2, 3, 4}, 0, 1},
+		"one behind a whole one":           {[]wire.Set{1, 3, 4}, 0, 2},
+		"a committed one":                  {[]wire.Set{1, 3, 4}, 2, 2},
+		"one behind what can be recovered": {[]wire.Set{1, 3, 4}, 1, 0},
+	} {
+		n, _ := alone(t)
+		g := &cluster.Group{
+			ID: 1, Grants: []cluster.Grant{{First: 1, Last: 4, Incs: []wire.Incarnation{7}}}, Granted: 4, Committed: test.committed,
+			Incs: []*cluster.Incarnation{{ID: 7, Primary: 1, First: 1}},
+		}
+		w := n.captain.watch(1)
+		for _, set := range test.complete {
+			w.done[incSet{1, set, 7}] = &setDone{view: n.state.View, complete: true}
+		}
+		if have := n.captain.firstIncomplete(g, w); have != test.want {
+			t.Errorf("%s: set %d, want %d", name, have, test.want)
+		}
+	}
+}
+
+// TestLastEligibleIsNotLostSoon: while only one component takes new updates it holds them alone, though another that is
+// draining is still a member.
+func TestLastEligibleIsNotLostSoon(t *testing.T) {
+	for _, drain := range []bool{false, true} {
+		n, _ := alone(t)
+		st := n.state
+		st.Agents[1].Drain = drain // the captain's own component
+		st.Agents[2] = &cluster.Agent{ID: 2, Name: "two", Backup: true, Life: 99}
+		st.Members, st.Settled = []wire.AgentID{1, 2}, st.View
+		lost := func() bool {
+			n.captain.members()
+			return slices.ContainsFunc(n.Take().Events, func(e Event) bool { return e.Name == "component.lost" })
+		}
+		lost() // it is seen for the first time
+		n.now += n.cfg.LossAfter + time.Second
+		n.captain.heard[1] = &heard{at: n.now}
+		if soon := lost(); soon == drain {
+			t.Errorf("draining %v: declared lost after the short limit: %v", drain, soon)
+		}
+		n.captain.loseAt = 0
+		n.now += n.cfg.LastLossAfter
+		n.captain.heard[1].at = n.now
+		if !lost() {
+			t.Errorf("draining %v: not declared lost after the long limit", drain)
+		}
+	}
+}
