@@ -19,6 +19,7 @@ type captain struct {
 	heard   map[wire.AgentID]*heard
 	joined  map[uint64]time.Duration // when a life was first seen among the members
 	groups  map[wire.GroupID]*groupWatch
+	apart   map[[2]wire.AgentID]time.Duration // since when two members find no way to each other for updates
 	confAt  time.Duration
 	loseAt  time.Duration
 	leaveAt time.Duration
@@ -26,8 +27,14 @@ type captain struct {
 
 // heard is the newest status of an agent.
 type heard struct {
-	at time.Duration
-	st *Status
+	at     time.Duration // when a status came whose answer the agent has seen: it hears, and is heard
+	st     *Status
+	rounds [64]arrival // the newest statuses, by their rounds
+}
+
+type arrival struct {
+	round uint64
+	at    time.Duration
 }
 
 // groupWatch is what the captain follows of one group.
@@ -129,14 +136,21 @@ func (w *groupWatch) report(from wire.AgentID, m *Report) {
 func (c *captain) status(from wire.AgentID, m *Status) {
 	h := c.heard[from]
 	if h == nil {
-		h = &heard{}
+		h = &heard{at: c.n.now}
 		c.heard[from] = h
 	}
 	if h.st != nil && m.Run == h.st.Run && m.Round <= h.st.Round {
 		return // overtaken
 	}
-	h.at, h.st = c.n.now, m
-	c.n.send(from, &CaptainSees{Round: m.Round})
+	if h.st != nil && m.Run != h.st.Run {
+		h.rounds = [64]arrival{}
+	}
+	h.st = m
+	h.rounds[m.Round%64] = arrival{m.Round, c.n.now}
+	if a := h.rounds[m.Seen%64]; m.Seen != 0 && a.round == m.Seen {
+		h.at = max(h.at, a.at)
+	}
+	c.n.send(from, &CaptainSees{Run: m.Run, Round: m.Round})
 	for i := range m.Groups {
 		gs := &m.Groups[i]
 		if g := c.n.state.Groups[gs.Group]; g != nil {

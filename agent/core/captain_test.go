@@ -52,7 +52,7 @@ func TestLastEligibleIsNotLostSoon(t *testing.T) {
 		}
 		lost() // it is seen for the first time
 		n.now += n.cfg.LossAfter + time.Second
-		n.captain.heard[1] = &heard{at: n.now}
+		n.captain.heard[1] = &heard{at: n.now, st: &Status{}}
 		if soon := lost(); soon == drain {
 			t.Errorf("draining %v: declared lost after the short limit: %v", drain, soon)
 		}
@@ -61,6 +61,52 @@ func TestLastEligibleIsNotLostSoon(t *testing.T) {
 		n.captain.heard[1].at = n.now
 		if !lost() {
 			t.Errorf("draining %v: not declared lost after the long limit", drain)
+		}
+	}
+}
+
+// Of components that find no way to each other for updates, though the captain hears them, the one that most miss goes,
+// or the younger, after the limit; but never one that may hold the only copy of something.
+func TestStranded(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		missed    map[wire.AgentID][]wire.AgentID
+		unsettled bool
+		rebuild   []wire.AgentID
+		want      wire.AgentID
+	}{
+		{"nobody", nil, false, nil, 0},
+		{"two, the younger", map[wire.AgentID][]wire.AgentID{1: {2}}, false, nil, 2},
+		{"one that two miss", map[wire.AgentID][]wire.AgentID{1: {3}, 2: {1}}, false, nil, 1},
+		{"a dead one is not looked at", map[wire.AgentID][]wire.AgentID{1: {9}}, false, nil, 0},
+		{"unsettled, the one that has copies elsewhere", map[wire.AgentID][]wire.AgentID{1: {2}}, true, []wire.AgentID{2}, 1},
+		{"unsettled, both may be the last holder", map[wire.AgentID][]wire.AgentID{2: {1}}, true, []wire.AgentID{1, 2}, 0},
+	} {
+		n, _ := alone(t)
+		st := n.state
+		for id := wire.AgentID(1); id <= 3; id++ {
+			st.Agents[id] = &cluster.Agent{ID: id, Backup: true, Life: uint64(id)}
+			n.captain.heard[id] = &heard{st: &Status{View: st.View, Applied: st.Index, Component: &ComponentStatus{
+				Stranded: tt.missed[id], Rebuilding: slices.Contains(tt.rebuild, id),
+			}}}
+		}
+		st.Members, st.Settled = []wire.AgentID{1, 2, 3}, st.View
+		if tt.unsettled {
+			st.Settled = 0
+		}
+		ask := func() wire.AgentID {
+			for _, h := range n.captain.heard {
+				h.at = n.now
+			}
+			lost, _ := n.captain.stranded()
+			return lost
+		}
+		if lost := ask(); lost != 0 {
+			t.Errorf("%s: %d is lost at once", tt.name, lost)
+		}
+		n.now += n.cfg.LossAfter
+		if lost := ask(); lost != tt.want {
+			t.Errorf("%s: %d is lost, want %d", tt.name, lost, tt.want)
 		}
 	}
 }

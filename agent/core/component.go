@@ -16,7 +16,7 @@ type entry struct {
 	i        int // index of the update in the frame
 	h        *holding
 	durable  bool // in this component's journal
-	mirrored bool // in the mirror's, as far as this owner knows
+	mirrored bool // and in that of the other component of the pair, as far as this one knows
 	gone     bool // dropped from the index
 }
 
@@ -29,47 +29,51 @@ type frame struct {
 	entries []*entry // those that the index took from this frame
 }
 
-// mirrorFlight is a frame on its way to a mirror.
+// mirrorFlight is a frame on its way from an owner to its mirror, or from a mirror to its owner.
 type mirrorFlight struct {
 	to       wire.AgentID
+	hop      wire.AgentID // the component over which it goes, or to
 	at       time.Duration
 	entries  []*entry
-	remirror bool
+	remirror bool // out of the owner's journal
+	forward  bool // out of the mirror's
 }
 
 type component struct {
-	n        *Node
-	nextID   uint64 // of stored frames
-	nextNo   uint64 // of frames sent by any role of this agent
-	frames   map[uint64]*frame
-	sets     map[setKey]map[wire.Portion]*holding
-	keys     []setKey              // of sets, ascending
-	marked   map[setKey][]*holding // of the primaries' pseudo-portions
-	waits    []*ackWait
-	flights  map[uint64]*mirrorFlight
-	flying   map[wire.AgentID]int // re-mirrored frames in flight
-	behind   int                  // holdings that are
-	view     wire.View
-	members  uint64 // State.MembersAt
-	life     uint64 // of this component; its journal is of this life
-	booted   bool
-	admitAt  time.Duration
-	touched  bool // something happened that settle must look at
-	pollAt   time.Duration
-	pumpAt   time.Duration
-	poll     bool // and so must pollTasks, which costs more: at a tick, or when somebody answered
-	marks    map[incSet]*markTask
-	told     wire.AgentID // the captain that marks were told to
-	tasks    map[incSet]*lineTask
-	freed    map[wire.GroupID]wire.Set
-	sealedAt map[wire.Incarnation]wire.Seq // the seal above which it was purged
-	reportAt time.Duration
-	reportNo uint64
-	restored bool
-	lost     bool // the journal is; see SetJournalLost
-	loseAt   time.Duration
-	used     int64
-	limit    int64
+	n         *Node
+	nextID    uint64 // of stored frames
+	nextNo    uint64 // of frames sent by any role of this agent
+	frames    map[uint64]*frame
+	sets      map[setKey]map[wire.Portion]*holding
+	keys      []setKey              // of sets, ascending
+	marked    map[setKey][]*holding // of the primaries' pseudo-portions
+	waits     []*ackWait
+	flights   map[uint64]*mirrorFlight
+	flying    map[wire.AgentID]int // re-mirrored frames in flight
+	behind    int                  // holdings that are
+	forwards  int                  // waits that are
+	forwardAt time.Duration        // after a refusal
+	view      wire.View
+	members   uint64 // State.MembersAt
+	life      uint64 // of this component; its journal is of this life
+	booted    bool
+	admitAt   time.Duration
+	touched   bool // something happened that settle must look at
+	pollAt    time.Duration
+	pumpAt    time.Duration
+	poll      bool // and so must pollTasks, which costs more: at a tick, or when somebody answered
+	marks     map[incSet]*markTask
+	told      wire.AgentID // the captain that marks were told to
+	tasks     map[incSet]*lineTask
+	freed     map[wire.GroupID]wire.Set
+	sealedAt  map[wire.Incarnation]wire.Seq // the seal above which it was purged
+	reportAt  time.Duration
+	reportNo  uint64
+	restored  bool
+	lost      bool // the journal is; see SetJournalLost
+	loseAt    time.Duration
+	used      int64
+	limit     int64
 }
 
 type setKey struct {
@@ -249,7 +253,7 @@ func (n *Node) Life() uint64 { return n.comp.life }
 func (n *Node) SetJournal(used, limit int64) { n.comp.used, n.comp.limit = used, limit }
 
 func (c *component) status() *ComponentStatus {
-	st := &ComponentStatus{Used: c.used, Limit: c.limit}
+	st := &ComponentStatus{Used: c.used, Limit: c.limit, Stranded: c.n.reach.stranded()}
 	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil {
 		st.Life = a.Life
 	}
@@ -266,12 +270,15 @@ func (c *component) status() *ComponentStatus {
 			}
 		}
 	}
+	if slices.ContainsFunc(c.waits, func(w *ackWait) bool { return w.back != nil }) {
+		st.Rebuilding = true // an owner lacks what is here
+	}
 	return st
 }
 
 func (c *component) tick() {
 	c.touched, c.poll = true, true // retries are due by time
-	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil && a.Backup && a.Life == 0 && !a.Drain && !c.lost && c.n.now >= c.admitAt {
+	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil && a.Backup && a.Life == 0 && !a.Drain && !c.lost && c.n.now >= c.admitAt && c.n.reach.mayJoin() {
 		c.admitAt = c.n.now + c.n.cfg.RetryEvery
 		c.n.Propose(cluster.Command{Admit: &cluster.Admit{Agent: a.ID}})
 	}

@@ -139,6 +139,13 @@ func DefaultConfig(id wire.AgentID, seed uint64) Config {
 	}
 }
 
+// pingEvery is how often an agent asks the others whether it reaches them.
+func (c *Config) pingEvery() time.Duration { return c.LossAfter / 10 }
+
+// unreachedAfter is the silence after which messages take the way over another agent: early enough for an agent that
+// others reach not to be declared lost.
+func (c *Config) unreachedAfter() time.Duration { return c.LossAfter * 2 / 5 }
+
 // GroupView is what a caller sees of one of this agent's groups as a primary.
 type GroupView struct {
 	Group    wire.GroupID

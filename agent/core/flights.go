@@ -10,7 +10,7 @@ import (
 
 // flight is a frame on its way.
 type flight struct {
-	to      wire.AgentID
+	to      wire.AgentID // who acknowledges it
 	at      time.Duration
 	retryAt time.Duration // when a refused frame goes out again, 0 while it is not refused
 	items   []*item
@@ -28,21 +28,42 @@ func (n *Node) frameNo() uint64 {
 	return n.comp.nextNo
 }
 
-// Owners returns the components for which frames are queued.
-func (n *Node) Owners() []wire.AgentID {
+// way is how a primary's frames of a pair go.
+type way struct {
+	hop   wire.AgentID // where they are sent
+	acks  wire.AgentID // who acknowledges them
+	via   wire.AgentID
+	flags uint16
+}
+
+// way goes straight to the owner, or to the mirror, which forwards, or over another component.
+func (s *source) way(pair cluster.Pair) way {
+	r := s.n.reach
+	if !r.reaches(pair.Owner) && pair.Mirror != 0 && r.reaches(pair.Mirror) && !s.n.mutant("no-forward") {
+		return way{hop: pair.Mirror, acks: pair.Mirror, flags: forward}
+	}
+	hop, via := r.frameHop(pair.Owner)
+	return way{hop: hop, acks: pair.Owner, via: via}
+}
+
+// Hops returns the components to which queued frames are to be sent.
+func (n *Node) Hops() []wire.AgentID {
 	var to []wire.AgentID
 	for _, id := range cluster.SortedKeys(n.sources) {
 		s := n.sources[id]
 		for _, pair := range s.order {
-			if len(s.queues[pair]) > 0 && pair.Owner != 0 && !slices.Contains(to, pair.Owner) {
-				to = append(to, pair.Owner)
+			if len(s.queues[pair]) == 0 || pair.Owner == 0 {
+				continue
+			}
+			if hop := s.way(pair).hop; !slices.Contains(to, hop) {
+				to = append(to, hop)
 			}
 		}
 	}
 	return to
 }
 
-// NextFrame takes up to maxBytes of updates that are queued for owner to, of one group, set and pair. It returns nil
+// NextFrame takes up to maxBytes of updates that are to be sent to component to, of one group, set and pair. It returns nil
 // when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
 func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
 	n.now = max(n.now, now)
@@ -57,16 +78,20 @@ func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Ou
 func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 	for k, pair := range s.order {
 		q := s.queues[pair]
-		if pair.Owner != to || len(q) == 0 {
+		if len(q) == 0 || pair.Owner == 0 {
+			continue
+		}
+		way := s.way(pair)
+		if way.hop != to {
 			continue
 		}
 		out := &Outgoing{
 			To:     to,
-			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror},
+			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
 			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
 		}
 		room := min(len(q), 256)
-		fl := &flight{to: to, at: s.n.now, items: make([]*item, 0, room)}
+		fl := &flight{to: way.acks, at: s.n.now, items: make([]*item, 0, room)}
 		out.Updates, out.Handles = make([]wire.Update, 0, room), make([]any, 0, room)
 		taken := 0
 		last := wire.Seq(0)

@@ -17,6 +17,7 @@ type holding struct {
 	durable Tally
 
 	owned    bool // by the folded assignment of the view
+	owner    wire.AgentID
 	mirror   wire.AgentID
 	life     uint64 // of the mirror: one that was lost and came back as new holds nothing
 	known    bool   // mirrored says what the mirror holds; otherwise it is to be asked
@@ -62,8 +63,8 @@ func (c *component) assign(h *holding) bool {
 	if a := c.n.state.Agents[pair.Mirror]; a != nil {
 		life = a.Life
 	}
-	changed := owned && (!h.owned || h.mirror != pair.Mirror || h.life != life)
-	h.owned, h.mirror, h.life = owned, pair.Mirror, life
+	changed := owned && (!h.owned || h.mirror != pair.Mirror || h.life != life) || !owned && h.owner != pair.Owner
+	h.owned, h.owner, h.mirror, h.life = owned, pair.Owner, pair.Mirror, life
 	return changed
 }
 

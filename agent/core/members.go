@@ -39,6 +39,12 @@ func (c *captain) members() {
 			return
 		}
 	}
+	if m, by := c.stranded(); m != 0 {
+		c.loseAt = c.n.now + c.n.cfg.RetryEvery
+		c.n.Propose(cluster.Command{Lose: &cluster.Lose{Agent: m, View: st.View}})
+		c.n.event(0, "component.lost", "agent", m, "not_reached_by", by, "view", st.View+1)
+		return
+	}
 	for _, m := range st.Members {
 		at := c.joined[st.Agents[m].Life]
 		if h := c.heard[m]; h != nil {
@@ -51,6 +57,49 @@ func (c *captain) members() {
 			return
 		}
 	}
+}
+
+// stranded returns the member to be declared lost because others find no way to it for updates, though the captain hears it:
+// of two that do not reach each other one must go, or nothing is held twice any more. It is the one that most others miss, and
+// of those the one that came last. While a view is not settled a member may hold the only copy of something: it is alive, and
+// what it holds a link away, so it is not declared lost however long that takes.
+func (c *captain) stranded() (lost wire.AgentID, by []wire.AgentID) {
+	st := c.n.state
+	missed := map[wire.AgentID][]wire.AgentID{}
+	seen := map[[2]wire.AgentID]time.Duration{}
+	for _, m := range st.Members {
+		h := c.heard[m]
+		if h == nil || h.st.Component == nil || h.st.View != st.View || !c.hears(m, c.n.cfg.LossAfter) {
+			continue
+		}
+		for _, o := range h.st.Component.Stranded {
+			if o == m || !st.IsMember(o) || !c.hears(o, c.n.cfg.LossAfter) {
+				continue
+			}
+			pair := [2]wire.AgentID{min(m, o), max(m, o)}
+			if _, ok := seen[pair]; ok {
+				continue
+			}
+			since, ok := c.apart[pair]
+			if !ok {
+				since = c.n.now
+			}
+			seen[pair] = since
+			if c.n.now-since >= c.n.cfg.LossAfter {
+				missed[m], missed[o] = append(missed[m], o), append(missed[o], m)
+			}
+		}
+	}
+	c.apart = seen
+	for _, m := range cluster.SortedKeys(missed) {
+		if st.Settled != st.View && !c.mirrored(m) {
+			continue
+		}
+		if n := len(missed[m]); lost == 0 || n > len(by) || (n == len(by) && st.Agents[m].Life > st.Agents[lost].Life) {
+			lost, by = m, missed[m]
+		}
+	}
+	return lost, by
 }
 
 // leaves lets the drained components go, one at a time.
@@ -73,12 +122,17 @@ func (c *captain) leaves() {
 func (c *captain) settled() bool {
 	st := c.n.state
 	for _, m := range st.Members {
-		h := c.heard[m]
-		if h == nil || h.st.Component == nil || h.st.Component.Rebuilding || h.st.View != st.View || h.st.Applied < st.MembersAt>>8 {
+		if !c.mirrored(m) {
 			return false
 		}
 	}
 	return true
+}
+
+// mirrored reports whether a member has said, knowing who the members are, that all it owns has its second copy.
+func (c *captain) mirrored(m wire.AgentID) bool {
+	st, h := c.n.state, c.heard[m]
+	return h != nil && h.st.Component != nil && !h.st.Component.Rebuilding && h.st.View == st.View && h.st.Applied >= st.MembersAt>>8
 }
 
 // voters keeps an odd number of voters on agents that are heard: components first, then secondaries, then primaries.

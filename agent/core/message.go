@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"time"
 
 	"flotilla/wire"
 
@@ -31,6 +32,9 @@ const (
 	kindSealMark    = 14
 	kindCaptainSees = 15
 	kindMirrorWant  = 16
+	kindPing        = 17
+	kindPong        = 18
+	kindRelay       = 19
 )
 
 type (
@@ -38,6 +42,7 @@ type (
 	Status struct {
 		Run       uint64 // this run of the agent
 		Round     uint64 // rises with each in a run; an overtaken one is ignored
+		Seen      uint64 // the newest round of this run that a captain has answered
 		View      wire.View
 		Applied   uint64 // Raft index applied
 		Groups    []GroupStatus
@@ -64,6 +69,8 @@ type (
 		Limit      int64
 		Owned      int64 // unapplied updates held as owner
 		Mirrored   int64 // and as mirror
+		// Stranded are the members that frames find no way to, though they may be alive.
+		Stranded []wire.AgentID `cbor:",omitempty"`
 	}
 
 	// Pause asks a primary to stand still for the cut Attempt of the captain of Term.
@@ -197,7 +204,29 @@ type (
 		Mark    Manifest
 	}
 	// CaptainSees tells an agent that the captain hears it, with the round of its last Status.
-	CaptainSees struct{ Round uint64 }
+	CaptainSees struct {
+		Run   uint64
+		Round uint64
+	}
+
+	// Ping asks an agent to answer at once with a Pong of the same Run and At.
+	Ping struct {
+		Run uint64        // of the sender
+		At  time.Duration // the sender's clock
+	}
+	// Pong answers; Unreached are the agents that do not answer its sender.
+	Pong struct {
+		Run       uint64
+		At        time.Duration
+		Unreached []wire.AgentID `cbor:",omitempty"`
+	}
+	// Relay carries a message from an agent to another that it does not reach.
+	Relay struct {
+		From wire.AgentID
+		To   wire.AgentID
+		Raft bool `cbor:",omitempty"` // Data is a Raft message; otherwise what EncodeMessage made
+		Data []byte
+	}
 )
 
 // NackReason says why a frame was refused.
@@ -242,6 +271,9 @@ func (*SetDone) kind() byte     { return kindSetDone }
 func (*Report) kind() byte      { return kindReport }
 func (*SealMark) kind() byte    { return kindSealMark }
 func (*CaptainSees) kind() byte { return kindCaptainSees }
+func (*Ping) kind() byte        { return kindPing }
+func (*Pong) kind() byte        { return kindPong }
+func (*Relay) kind() byte       { return kindRelay }
 
 func newMessage(kind byte) Message {
 	switch kind {
@@ -277,6 +309,12 @@ func newMessage(kind byte) Message {
 		return new(SealMark)
 	case kindCaptainSees:
 		return new(CaptainSees)
+	case kindPing:
+		return new(Ping)
+	case kindPong:
+		return new(Pong)
+	case kindRelay:
+		return new(Relay)
 	}
 	return nil
 }

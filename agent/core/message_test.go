@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"testing"
 
+	"flotilla/wire"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -24,7 +26,10 @@ func samples() []Message {
 		&SetDone{Group: 1, Set: 2, Inc: 3, View: 4, Last: 5, Broken: true},
 		&Report{Group: 1, Inc: 2, View: 3, From: 4, Held: []Holding{{Seqs: SeqRanges{1, 1}, More: SeqRanges{1, 1}}}, Marks: []MarkSeen{{Set: 1}}},
 		&SealMark{Group: 1, Inc: 2, Set: 3, Mark: Manifest{First: 1, Last: 2, Lines: []Line{{}}}},
-		&CaptainSees{Round: 7},
+		&CaptainSees{Run: 6, Round: 7},
+		&Ping{Run: 1, At: 2},
+		&Pong{Run: 1, At: 2, Unreached: []wire.AgentID{3}},
+		&Relay{From: 1, To: 2, Raft: true, Data: []byte{3}},
 	}
 }
 

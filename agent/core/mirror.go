@@ -19,13 +19,18 @@ func (c *component) mirrorAcked(from wire.AgentID, no uint64) bool {
 	}
 	c.land(no, fl)
 	for _, e := range fl.entries {
-		c.mirroredBy(e, from)
+		c.copiedAt(e, from)
 	}
 	return true
 }
 
-func (c *component) mirroredBy(e *entry, mirror wire.AgentID) {
-	if !e.gone && !e.mirrored && e.h.owned && e.h.mirror == mirror {
+// copiedAt notes that the other component of the pair has an entry on its disk.
+func (c *component) copiedAt(e *entry, at wire.AgentID) {
+	other := e.h.owner
+	if e.h.owned {
+		other = e.h.mirror
+	}
+	if !e.gone && !e.mirrored && at == other {
 		e.mirrored = true
 		e.h.mirrored.add(e.seq)
 	}
@@ -35,8 +40,10 @@ func (c *component) mirroredBy(e *entry, mirror wire.AgentID) {
 func (c *component) land(no uint64, fl *mirrorFlight) {
 	delete(c.flights, no)
 	c.touched = true
-	if fl.remirror {
+	if fl.remirror || fl.forward {
 		c.flying[fl.to]--
+	}
+	if fl.remirror {
 		for _, h := range flownHoldings(fl) {
 			h.flying--
 		}
@@ -56,11 +63,14 @@ func flownHoldings(fl *mirrorFlight) []*holding {
 // mirrorFailed takes a mirror's refusal.
 func (c *component) mirrorFailed(from wire.AgentID, no uint64) bool {
 	fl := c.flights[no]
-	if fl == nil || fl.to != from {
+	if fl == nil || (fl.to != from && fl.hop != from) {
 		return false
 	}
 	c.land(no, fl)
 	c.askAgain(fl, c.n.cfg.RetryEvery)
+	if fl.forward {
+		c.forwardAt = c.n.now + c.n.cfg.RetryEvery
+	}
 	return true
 }
 
@@ -74,13 +84,18 @@ func (c *component) askAgain(fl *mirrorFlight, after time.Duration) {
 	}
 }
 
-func (c *component) disconnected(peer wire.AgentID) {
+// landAll takes back what was sent straight to a peer.
+func (c *component) landAll(peer wire.AgentID) {
 	for _, no := range cluster.SortedKeys(c.flights) {
-		if fl := c.flights[no]; fl.to == peer {
+		if fl := c.flights[no]; fl.hop == peer {
 			c.land(no, fl)
 			c.askAgain(fl, 0)
 		}
 	}
+}
+
+func (c *component) disconnected(peer wire.AgentID) {
+	c.landAll(peer)
 	kept := c.waits[:0]
 	for _, w := range c.waits {
 		if w.to != peer {
@@ -238,7 +253,7 @@ func (c *component) mirrorHave(from wire.AgentID, m *MirrorHave) {
 		if err := hold.Seqs.Each(func(s wire.Seq) {
 			if h != nil {
 				if e := h.find(s); e != nil {
-					c.mirroredBy(e, from)
+					c.copiedAt(e, from)
 					return
 				}
 			}
@@ -308,6 +323,7 @@ func (c *component) offer() {
 
 // mirrorWant sends back to the owner what it lost.
 func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
+	c.touched = true
 	if m.View != c.n.state.View || len(m.Holdings) > maxAsked || !bounded(m.Holdings) {
 		return
 	}
@@ -320,29 +336,7 @@ func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
 		if h == nil || h.Inc != hold.Inc {
 			continue
 		}
-		byFrame := map[*frame]*Remirror{}
-		var parts []*Remirror
-		if err := hold.Seqs.Each(func(s wire.Seq) {
-			e := h.find(s)
-			if e == nil || !e.durable {
-				return
-			}
-			r := byFrame[e.f]
-			if r == nil {
-				r = &Remirror{
-					To: from, Ref: e.f.ref,
-					Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: from, Mirror: c.n.cfg.ID, Flags: fromComponent | rebuilding},
-				}
-				byFrame[e.f] = r
-				parts = append(parts, r)
-			}
-			r.Index = append(r.Index, e.i)
-		}); err != nil {
-			continue
-		}
-		for _, r := range parts[:min(len(parts), c.n.cfg.MirrorWindow)] {
-			c.n.eff.Remirror = append(c.n.eff.Remirror, *r)
-		}
+		c.giveBack(h, hold.Seqs)
 	}
 }
 
@@ -371,10 +365,7 @@ func (c *component) remirror(h *holding) {
 			if c.flying[h.mirror]+len(parts) >= c.n.cfg.MirrorWindow {
 				break
 			}
-			r = &Remirror{
-				To: h.mirror, Ref: e.f.ref,
-				Route: wire.Route{No: c.n.frameNo(), View: c.n.state.View, Owner: c.n.cfg.ID, Mirror: h.mirror, Flags: fromComponent | rebuilding},
-			}
+			r = c.again(e.f, h.mirror, cluster.Pair{Owner: c.n.cfg.ID, Mirror: h.mirror}, rebuilding)
 			byFrame[e.f.id] = r
 			parts = append(parts, r)
 		}
@@ -382,9 +373,18 @@ func (c *component) remirror(h *holding) {
 		entries[r.Route.No] = append(entries[r.Route.No], e)
 	}
 	for _, r := range parts {
-		c.flights[r.Route.No] = &mirrorFlight{to: r.To, at: c.n.now, entries: entries[r.Route.No], remirror: true}
-		c.flying[r.To]++
+		c.flights[r.Route.No] = &mirrorFlight{to: h.mirror, hop: r.To, at: c.n.now, entries: entries[r.Route.No], remirror: true}
+		c.flying[h.mirror]++
 		h.flying++
 		c.n.eff.Remirror = append(c.n.eff.Remirror, *r)
 	}
+}
+
+// again begins a frame of some updates of a stored one.
+func (c *component) again(f *frame, to wire.AgentID, pair cluster.Pair, flags uint16) *Remirror {
+	r := &Remirror{Ref: f.ref, Route: wire.Route{
+		No: c.n.frameNo(), View: c.n.state.View, Owner: pair.Owner, Mirror: pair.Mirror, Flags: fromComponent | flags,
+	}}
+	r.To, r.Route.Via = c.n.reach.frameHop(to)
+	return r
 }

@@ -6,6 +6,7 @@
 // as [Effects]. So a whole cluster of real nodes runs in one loop, and a seed replays the run.
 //
 //	raft.go       the control plane: cluster.State under go.etcd.io/raft/v3
+//	reach.go      who is reached, and over whom the others are
 //	source.go     primary: numbering, attaching and leaving
 //	flights.go    primary: frames on their way, held up to
 //	sets.go       primary: opening and closing sets
@@ -15,6 +16,7 @@
 //	receive.go    component: taking frames, acknowledging them
 //	holding.go    component: the index of what is held, and who is responsible
 //	mirror.go     component: the second copy
+//	forward.go    component: the first copy, brought to an owner that the primary does not reach
 //	complete.go   component: manifests, complete and written
 //	report.go     component: what is held of an ended incarnation
 //	captain.go    captain: what it is told, and grants
@@ -47,11 +49,13 @@ type Node struct {
 	captain   *captain // nil unless this agent leads
 	sources   map[wire.GroupID]*source
 	secondary *secondary
+	reach     *reach
 
 	run      uint64
 	round    uint64
 	statusAt time.Duration
 	seenAt   time.Duration // when the captain last said that it hears this agent
+	seen     uint64        // round of the newest Status that a captain has answered
 
 	eff Effects
 }
@@ -59,6 +63,7 @@ type Node struct {
 // New returns the node of an agent whose Raft storage holds boot. Restore follows for what the journal holds.
 func New(cfg Config, boot Boot, now time.Duration) (*Node, error) {
 	n := &Node{cfg: cfg, now: now, run: cfg.Seed, sources: map[wire.GroupID]*source{}}
+	n.reach = newReach(n)
 	n.comp = newComponent(n)
 	n.secondary = newSecondary(n)
 	c, err := newControl(n, boot)
@@ -89,6 +94,7 @@ func (n *Node) Take() Effects {
 func (n *Node) Tick(now time.Duration) {
 	n.now = max(n.now, now)
 	n.control.tick()
+	n.reach.tick()
 	n.sendStatus()
 	for _, id := range cluster.SortedKeys(n.sources) {
 		n.sources[id].tick()
@@ -129,9 +135,15 @@ func (n *Node) Receive(now time.Duration, from wire.AgentID, msg Message) {
 	case *SealMark:
 		n.comp.sealMark(from, m)
 	case *CaptainSees:
-		if from == n.control.lead() {
-			n.seenAt = n.now
+		if from == n.control.lead() && m.Run == n.run {
+			n.seenAt, n.seen = n.now, max(n.seen, m.Round)
 		}
+	case *Ping:
+		n.reach.answer(from, m)
+	case *Pong:
+		n.reach.pong(from, m)
+	case *Relay:
+		n.relay(from, m)
 	default:
 		if n.captain != nil {
 			n.captain.receive(from, msg)
@@ -174,13 +186,6 @@ func (n *Node) Disconnected(now time.Duration, peer wire.AgentID) {
 	}
 }
 
-// send queues a message.
-func (n *Node) send(to wire.AgentID, m Message) {
-	if to != 0 {
-		n.eff.Send = append(n.eff.Send, Envelope{To: to, Msg: m})
-	}
-}
-
 func (n *Node) event(g wire.GroupID, name string, attrs ...any) {
 	n.eff.Events = append(n.eff.Events, Event{At: n.now, Name: name, Group: g, Attrs: attrs})
 }
@@ -206,7 +211,7 @@ func (n *Node) sendStatus() {
 	}
 	n.statusAt = n.now + n.cfg.StatusEvery
 	n.round++
-	st := &Status{Run: n.run, Round: n.round, View: n.state.View, Applied: n.state.Index}
+	st := &Status{Run: n.run, Round: n.round, Seen: n.seen, View: n.state.View, Applied: n.state.Index}
 	for _, id := range cluster.SortedKeys(n.sources) {
 		st.Groups = append(st.Groups, n.sources[id].status())
 	}

@@ -67,11 +67,13 @@ type control struct {
 	raft    *raft.RawNode
 	storage *raft.MemoryStorage
 
-	ready   *raft.Ready // handed out and not yet advanced
-	applied uint64      // Raft index
-	snapAt  uint64      // index of the newest snapshot
-	confNew bool        // the members of Raft have changed since: a new one takes no snapshot in which it is not
-	compact *raftpb.Snapshot
+	ready        *raft.Ready // handed out and not yet advanced
+	applied      uint64      // Raft index
+	snapAt       uint64      // index of the newest snapshot
+	confNew      bool        // the members of Raft have changed since: a new one takes no snapshot in which it is not
+	compact      *raftpb.Snapshot
+	relayedSnaps []wire.AgentID // who is sent a snapshot so
+	relays       []Envelope     // Raft messages that go over another agent once the Ready is durable
 
 	tickAt   time.Duration
 	queue    []cluster.Command // to propose at the next tick
@@ -221,7 +223,7 @@ func (n *Node) RaftReady() (Ready, bool) {
 		if !raft.IsEmptySnap(rd.Snapshot) {
 			out.Snapshot, out.Compact = rd.Snapshot, 0
 		}
-		out.HardState, out.Entries, out.Messages = rd.HardState, rd.Entries, rd.Messages
+		out.HardState, out.Entries, out.Messages = rd.HardState, rd.Entries, n.relayRaft(rd.Messages)
 	}
 	return out, true
 }
@@ -235,6 +237,12 @@ func (n *Node) RaftAdvance(now time.Duration) error {
 	}
 	rd := *c.ready
 	c.ready = nil
+	n.eff.Send = append(n.eff.Send, c.relays...)
+	c.relays = nil
+	for _, to := range c.relayedSnaps {
+		n.RaftSnapshotSent(to, true) // if it is lost, what follows it is refused and another one is sent
+	}
+	c.relayedSnaps = nil
 	if rd.HardState != nil {
 		if err := c.storage.SetHardState(rd.HardState); err != nil {
 			return fmt.Errorf("set raft hard state: %w", err)

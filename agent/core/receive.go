@@ -17,20 +17,38 @@ import (
 //
 // Entries stay until their set is applied or given up. What the journal holds is entered again by Restore.
 
-// fromComponent is the flag of a Route that a component sends, to tell it from the primary's on an agent that is both.
-const fromComponent uint16 = 1
+// The flags of a Route.
+const (
+	// fromComponent: a component sends it, to tell it from the primary's on an agent that is both.
+	fromComponent uint16 = 1
+	// rebuilding: it brings what was held once, or is held by the sender alone. It may use the journal's reserve.
+	rebuilding uint16 = 2
+	// toOwner: it goes from a mirror to the owner, and the mirror has it on its disk.
+	toOwner uint16 = 4
+	// forward: the primary does not reach the owner. The mirror stores it and brings it to the owner.
+	forward uint16 = 8
+)
 
-// rebuilding is the flag of a Route that brings what was held once, or is held by the sender alone: it may use the
-// journal's reserve.
-const rebuilding uint16 = 2
+// ends returns who made a frame and whom it is for, whoever passes it on.
+func ends(r wire.Route, b *wire.Body) (from, to wire.AgentID) {
+	switch {
+	case r.Flags&fromComponent == 0:
+		return b.Primary, r.Owner
+	case r.Flags&toOwner != 0:
+		return r.Mirror, r.Owner
+	}
+	return r.Owner, r.Mirror
+}
 
 // ackWait is a frame whose sender waits for an ack.
 type ackWait struct {
 	to      wire.AgentID
 	no      uint64
 	entries []*entry
-	next    int  // entries before it are settled
-	mirror  bool // the sender is an owner: durable here is enough
+	next    int      // entries before it are settled
+	mirror  bool     // the sender is an owner: durable here is enough
+	forward bool     // this is the mirror, and the sender a primary: durable at the owner, too
+	back    *holding // forward, but nobody waits for an ack: the owner lost what is here
 	dead    bool
 }
 
@@ -38,6 +56,19 @@ type ackWait struct {
 func (n *Node) ReceiveFrame(now time.Duration, from wire.AgentID, r wire.Route, b *wire.Body) {
 	n.now = max(n.now, now)
 	c := n.comp
+	if r.Via != 0 {
+		origin, to := ends(r, b)
+		if r.Via == n.cfg.ID && to != n.cfg.ID {
+			if from == origin && n.state.Agents[to] != nil { // over one component at most
+				n.eff.Frames = append(n.eff.Frames, FrameOut{To: to, Route: r, Body: b})
+			}
+			return
+		}
+		if from != r.Via || n.state.Agents[origin] == nil {
+			return
+		}
+		from = origin
+	}
 	reason, drop := c.check(from, r, b)
 	switch {
 	case reason != 0:
@@ -107,12 +138,16 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 			if h := c.sets[setKey{b.Group, b.Set}][p]; h != nil && h.Inc != b.Incarnation {
 				return NackBad, false
 			}
-			pair := st.Pair(g, b.Set, p)
-			if fromPrimary && pair.Owner != c.n.cfg.ID {
-				return NackView, false
+			pair, want := st.Pair(g, b.Set, p), cluster.Pair{Owner: c.n.cfg.ID, Mirror: from}
+			switch {
+			case fromPrimary && r.Flags&forward != 0:
+				want = cluster.Pair{Owner: pair.Owner, Mirror: c.n.cfg.ID}
+			case fromPrimary:
+				want.Mirror = pair.Mirror
+			case r.Flags&toOwner == 0:
+				want = cluster.Pair{Owner: from, Mirror: c.n.cfg.ID}
 			}
-			back := pair.Owner == c.n.cfg.ID && pair.Mirror == from && inc.Sealed
-			if !fromPrimary && !back && (pair.Owner != from || pair.Mirror != c.n.cfg.ID) {
+			if pair != want {
 				return NackView, false
 			}
 			seen = p
@@ -153,22 +188,22 @@ func (c *component) fits(g *cluster.Group, u *wire.Update) bool {
 func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror bool) {
 	c.touched = true
 	g := c.n.state.Groups[b.Group]
-	w := &ackWait{to: from, no: r.No, mirror: asMirror}
+	w := &ackWait{to: from, no: r.No, mirror: asMirror, forward: r.Flags&forward != 0 && !asMirror}
 	f := c.enter(g, b)
 	if f != nil {
 		// The set that is to be committed next may use the reserve too: nothing is freed before it is applied, and later
 		// sets must not keep it out.
 		urgent := r.Flags&rebuilding != 0 || b.Set <= g.Committed+1
 		c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: urgent})
-		if !asMirror && f.entries[0].h.mirror != 0 {
+		if !asMirror && !w.forward && f.entries[0].h.mirror != 0 {
 			c.mirrorFrame(f, r, b)
 		}
 	}
 	for i := range b.Updates {
 		if e := c.find(b, &b.Updates[i]); e != nil {
 			w.entries = append(w.entries, e)
-			if asMirror {
-				c.mirroredBy(e, from) // sent back by the mirror: it has it
+			if asMirror && r.Flags&toOwner != 0 {
+				c.copiedAt(e, from) // the mirror brings what it has on its disk
 			}
 		}
 	}
@@ -194,9 +229,11 @@ func (c *component) mirrorFrame(f *frame, r wire.Route, b *wire.Body) {
 		return
 	}
 	no := c.n.frameNo()
-	c.flights[no] = &mirrorFlight{to: to, at: c.n.now, entries: f.entries}
 	r.No, r.View, r.Flags = no, c.n.state.View, fromComponent
-	c.n.eff.Frames = append(c.n.eff.Frames, FrameOut{To: to, Route: r, Body: b})
+	fl := &mirrorFlight{to: to, at: c.n.now, entries: f.entries}
+	fl.hop, r.Via = c.n.reach.frameHop(to)
+	c.flights[no] = fl
+	c.n.eff.Frames = append(c.n.eff.Frames, FrameOut{To: fl.hop, Route: r, Body: b})
 }
 
 // Stored says what came of a Store. With an error the frame is not in the journal, and its sender is refused.
@@ -234,8 +271,7 @@ func (c *component) unstore(f *frame) {
 			h.entries = slices.Delete(h.entries, k, k+1)
 		}
 		if e.mirrored {
-			h.mirrored.Count--
-			h.mirrored.Digest -= mix(e.seq)
+			h.mirrored.remove(e.seq)
 		}
 	}
 	for _, w := range c.waits {
@@ -254,8 +290,9 @@ func (c *component) settle() {
 	c.touched = false
 	acks := map[wire.AgentID][]uint64{}
 	kept := c.waits[:0]
+	c.forwards = 0
 	for _, w := range c.waits {
-		for w.next < len(w.entries) && c.settled(w.entries[w.next], w.mirror) {
+		for w.next < len(w.entries) && c.settled(w.entries[w.next], w.mirror || (w.forward && c.n.mutant("forward-held-once"))) {
 			w.next++
 		}
 		switch {
@@ -265,6 +302,9 @@ func (c *component) settle() {
 			acks[w.to] = append(acks[w.to], w.no)
 		default:
 			kept = append(kept, w)
+			if w.forward {
+				c.forwards++
+			}
 		}
 	}
 	clear(c.waits[len(kept):])
@@ -277,9 +317,10 @@ func (c *component) settle() {
 		c.poll, c.pollAt = false, c.n.now+pollEvery
 		c.pollTasks()
 	}
-	if c.behind > 0 && c.n.now >= c.pumpAt {
+	if (c.behind > 0 || c.forwards > 0) && c.n.now >= c.pumpAt {
 		c.pumpAt = c.n.now + pollEvery
 		c.pumpMirrors()
+		c.pumpForwards()
 	}
 }
 

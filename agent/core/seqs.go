@@ -64,3 +64,8 @@ func (t *Tally) add(s wire.Seq) {
 	t.Count++
 	t.Digest += mix(s)
 }
+
+func (t *Tally) remove(s wire.Seq) {
+	t.Count--
+	t.Digest -= mix(s)
+}

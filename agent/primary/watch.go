@@ -59,7 +59,7 @@ func (p *Primary) look(senders map[wire.AgentID]*sender) {
 	var want []groupWanted
 	var heard, changed bool
 	p.loop.View(func(n *core.Node) {
-		owners = n.Owners()
+		owners = n.Hops()
 		st := n.State()
 		heard = n.Captain() != 0 && n.CaptainSeen() < captainHeard
 		if changed = st.Index != p.seenIndex || !p.seenAny; changed {

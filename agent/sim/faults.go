@@ -117,6 +117,21 @@ func (w *World) isolateSurvivor() {
 	}
 }
 
+// lastingCut leaves a link cut when the faults end, one way or both: everything must come to rest all the same.
+func (w *World) lastingCut() bool {
+	a, b := w.hosts[w.rng.IntN(len(w.hosts))], w.hosts[w.rng.IntN(len(w.hosts))]
+	apart := a.backup != b.backup && (!a.backup && len(a.sources) == 0 || !b.backup && len(b.sources) == 0) // a component and a secondary
+	if a == b || apart || w.stats.Components < 2 || !w.chance(0.4) {
+		return false
+	}
+	w.stats.LastingCuts++
+	w.cut(a, b, maxVirtual)
+	if w.chance(0.6) {
+		w.cut(b, a, maxVirtual)
+	}
+	return true
+}
+
 // drain asks a component to leave, or one that was asked to stay.
 func (w *World) drain(h *host) {
 	for _, o := range w.hosts {

@@ -30,6 +30,8 @@ var mutants = []struct {
 	{"broken-counts", 60, "a set in a resync is taken as a recovery point"},
 	{"target-not-flushed", 60, "applied is said before the target is flushed"},
 	{"clean-without-flush", 400, "bits are cleared before the source is flushed"},
+	{"forward-held-once", 100, "a mirror says held of what it has not brought to the owner"},
+	{"no-relay", 100, "what does not go straight does not go over others"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 

@@ -85,7 +85,7 @@ func (h *host) resynced() {
 
 // scheduleSend lets the senders take frames.
 func (h *host) scheduleSend() {
-	if h.sending || len(h.node.Owners()) == 0 {
+	if h.sending || len(h.node.Hops()) == 0 {
 		return
 	}
 	h.sending = true
@@ -96,7 +96,7 @@ func (h *host) scheduleSend() {
 		}
 		h.sending = false
 		w := h.w
-		for _, to := range h.node.Owners() {
+		for _, to := range h.node.Hops() {
 			most := int64(2000)
 			if !w.steady {
 				most = int64(1+w.rng.IntN(20)) * 100

@@ -77,6 +77,7 @@ func (s *Stats) add(o Stats) {
 	s.Voids += o.Voids
 	s.Promotes += o.Promotes
 	s.Resyncs += o.Resyncs
+	s.LastingCuts += o.LastingCuts
 	s.Copies += o.Copies
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns

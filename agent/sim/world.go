@@ -48,6 +48,7 @@ type Stats struct {
 	Promotes, Resyncs, Copies, PowerCuts       int
 	MaxHold, MaxBlocked, Virtual               time.Duration
 	Components, Primaries, Volumes, SyncRuns   int
+	LastingCuts                                int
 }
 
 // World is one run.
@@ -328,11 +329,15 @@ func (w *World) course() {
 	w.trace("peace")
 	w.lossy, w.dupes = 0, 0
 	clear(w.cuts)
+	lasting := w.lastingCut()
 	for _, h := range w.hosts {
 		h.fullUntil = 0
 		if h.node == nil {
 			h.start()
 		}
+	}
+	if lasting {
+		w.runUntil(w.now + w.between(3*time.Second, 6*time.Second))
 	}
 	w.runUntil(w.now + w.between(500*time.Millisecond, 2*time.Second))
 	w.writing = false
@@ -395,6 +400,6 @@ func (w *World) newest() *cluster.State {
 func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs, %d lasting cuts", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.LastingCuts)
 	return b.String()
 }

@@ -67,7 +67,7 @@ func (p *Primary) send() {
 		for {
 			var out []*core.Outgoing
 			p.a.Do(func(n *core.Node) {
-				for _, to := range n.Owners() {
+				for _, to := range n.Hops() {
 					if o := n.NextFrame(n.Now(), to, 64<<10); o != nil {
 						out = append(out, o)
 					}

@@ -1,0 +1,85 @@
+package core
+
+import (
+	"slices"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// Forwarding. A primary that does not reach the owner of a portion sends to its mirror, which has to store the update
+// anyway: it does so, then brings it to the owner out of its journal, and acknowledges when both have it. The owner knows by
+// the way that it came that it need not mirror it. So a forwarded update is stored twice and sent twice, as any other.
+
+// giveBack brings to the owner what it lost of a holding: to what was brought before, if anything, this is the newest word.
+func (c *component) giveBack(h *holding, seqs SeqRanges) {
+	w := &ackWait{forward: true, back: h}
+	if err := seqs.Each(func(s wire.Seq) {
+		if e := h.find(s); e != nil && e.durable {
+			if e.mirrored {
+				e.mirrored = false
+				h.mirrored.remove(s)
+			}
+			w.entries = append(w.entries, e)
+		}
+	}); err != nil {
+		return
+	}
+	c.waits = slices.DeleteFunc(c.waits, func(o *ackWait) bool { return o.back == h })
+	c.waits = append(c.waits, w)
+	c.forwards++
+}
+
+// pumpForwards brings to their owners, as far as they are on this disk, the entries that primaries wait for, and those that
+// an owner lost. What is refused or lost is brought again as long as anybody waits for it: a primary that has given up
+// sends again.
+func (c *component) pumpForwards() {
+	if c.forwards == 0 || c.n.now < c.forwardAt {
+		return
+	}
+	flying := map[*entry]bool{}
+	for _, fl := range c.flights {
+		for _, e := range fl.entries {
+			flying[e] = true
+		}
+	}
+	for _, w := range c.waits {
+		if w.forward {
+			c.forward(w, flying)
+		}
+	}
+}
+
+// forward sends what of a wait's entries is not on its way, as far as the window allows.
+func (c *component) forward(w *ackWait, flying map[*entry]bool) {
+	flags := toOwner
+	if w.back != nil {
+		flags |= rebuilding
+	}
+	parts := map[*frame]*Remirror{}
+	var order []*Remirror
+	for _, e := range w.entries[w.next:] {
+		owner := e.h.owner
+		if e.gone || !e.durable || e.mirrored || flying[e] || e.h.owned || owner == 0 {
+			continue
+		}
+		r := parts[e.f]
+		if r == nil {
+			if c.flying[owner] >= c.n.cfg.MirrorWindow {
+				break
+			}
+			r = c.again(e.f, owner, cluster.Pair{Owner: owner, Mirror: c.n.cfg.ID}, flags)
+			parts[e.f] = r
+			order = append(order, r)
+			c.flying[owner]++
+			c.flights[r.Route.No] = &mirrorFlight{to: owner, hop: r.To, at: c.n.now, forward: true}
+		}
+		r.Index = append(r.Index, e.i)
+		fl := c.flights[r.Route.No]
+		fl.entries = append(fl.entries, e)
+		flying[e] = true
+	}
+	for _, r := range order {
+		c.n.eff.Remirror = append(c.n.eff.Remirror, *r)
+	}
+}
