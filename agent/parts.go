@@ -53,6 +53,10 @@ func (a *Agent) startParts(node *core.Node, base time.Time, l *listeners) error 
 	if err := a.newPeers(); err != nil {
 		return err
 	}
+	p.transport = &transport{peers: p.peers, self: node.ID(), hop: func(to wire.AgentID) (hop wire.AgentID) {
+		a.loop.View(func(n *core.Node) { hop = n.ApplyHop(to) })
+		return hop
+	}}
 	if err := a.newRoles(); err != nil {
 		return err
 	}
@@ -106,7 +110,6 @@ func (a *Agent) newPeers() error {
 			do(func(n *core.Node, _ time.Duration) { n.RaftSnapshotSent(peer, ok) })
 		},
 	})
-	p.transport = &transport{p.peers}
 	return err
 }
 

@@ -11,13 +11,15 @@ import (
 )
 
 // MaxLength bounds an encoded request, in bytes.
-const MaxLength = headerLength + MaxPieces*pieceLength + MaxData
+const MaxLength = headerLength + relayLength + MaxPieces*pieceLength + MaxData
 
 const (
 	version      = 1
 	headerLength = 64
+	relayLength  = 16
 	pieceLength  = 20
 	flagFlush    = 1
+	flagRelayed  = 2
 )
 
 // Append encodes the request behind dst; it copies the data. It fails with ErrInvalid for what Parse would refuse.
@@ -26,14 +28,14 @@ const (
 //	| version | flags | zero | group | incarnation | set | view | volume | count | data | writes | attempt | zero | head   |
 //	| 1       | u8    | u16  | u32   | u64         | u64 | u64  | u32    | u32   | u32  | u32    | u64     | u32  | CRC32C |
 //
-// then for each piece, and then the data of all writes in order:
+// then, if it is relayed, From and To (u64 each), then for each piece, and then the data of all writes in order:
 //
 //	0      1      4        8        16    20
 //	| kind | zero | length | offset | sum |
 //	| u8   | 3 B  | u32    | u64    | u32 |
 //
-// Numbers are little-endian. Bit 0 of the flags is Flush. The head CRC32C covers the header before it and the pieces; the
-// data is covered by their sums.
+// Numbers are little-endian. Bit 0 of the flags is Flush, bit 1 says that it is relayed. The head CRC32C covers the header
+// before it and all up to the data, which is covered by the sums.
 func (r *Request) Append(dst []byte) ([]byte, error) {
 	if err := r.Validate(); err != nil {
 		return dst, fmt.Errorf("encode apply request for volume %d: %w", r.Volume, err)
@@ -43,6 +45,9 @@ func (r *Request) Append(dst []byte) ([]byte, error) {
 	flags := byte(0)
 	if r.Flush {
 		flags = flagFlush
+	}
+	if r.relayed() {
+		flags |= flagRelayed
 	}
 	le := binary.LittleEndian
 	dst = append(dst, version, flags, 0, 0)
@@ -56,6 +61,10 @@ func (r *Request) Append(dst []byte) ([]byte, error) {
 	dst = le.AppendUint32(dst, r.Writes)
 	dst = le.AppendUint64(dst, r.Attempt)
 	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	if r.relayed() {
+		dst = le.AppendUint64(dst, uint64(r.From))
+		dst = le.AppendUint64(dst, uint64(r.To))
+	}
 	for i := range r.Pieces {
 		p := &r.Pieces[i]
 		dst = append(dst, byte(p.Kind), 0, 0, 0)
@@ -71,9 +80,17 @@ func (r *Request) Append(dst []byte) ([]byte, error) {
 }
 
 // Length returns the length of the encoded request, in bytes.
-func (r *Request) Length() int { return headerLength + len(r.Pieces)*pieceLength + r.DataBytes() }
+func (r *Request) Length() int {
+	n := headerLength + len(r.Pieces)*pieceLength + r.DataBytes()
+	if r.relayed() {
+		n += relayLength
+	}
+	return n
+}
 
-// headSum is the CRC of a header and its pieces.
+func (r *Request) relayed() bool { return r.From != 0 || r.To != 0 }
+
+// headSum is the CRC of a header and of what follows it up to the data.
 func headSum(raw []byte) uint32 {
 	return crc32.Update(crc32.Checksum(raw[:60], castagnoli), castagnoli, raw[headerLength:])
 }
@@ -99,21 +116,31 @@ func parse(raw []byte) (*Request, error) {
 	}
 	le := binary.LittleEndian
 	count, dataLength := le.Uint32(raw[36:]), le.Uint32(raw[40:])
-	if count > MaxPieces || uint64(headerLength)+uint64(count)*pieceLength+uint64(dataLength) != uint64(len(raw)) {
+	begin := uint32(headerLength)
+	if raw[1]&flagRelayed != 0 {
+		begin += relayLength
+	}
+	if count > MaxPieces || uint64(begin)+uint64(count)*pieceLength+uint64(dataLength) != uint64(len(raw)) {
 		return nil, fmt.Errorf("%d pieces and %d bytes of data do not add up", count, dataLength)
 	}
-	table := raw[headerLength : headerLength+count*pieceLength]
-	data := raw[headerLength+len(table):]
-	if want, have := le.Uint32(raw[60:]), headSum(raw[:headerLength+len(table)]); want != have {
+	table := raw[begin : begin+count*pieceLength]
+	data := raw[begin+uint32(len(table)):]
+	if want, have := le.Uint32(raw[60:]), headSum(raw[:begin+uint32(len(table))]); want != have {
 		return nil, fmt.Errorf("CRC32C of header and pieces is %08x, computed %08x", want, have)
 	}
-	if raw[1]&^flagFlush != 0 || le.Uint16(raw[2:]) != 0 || le.Uint32(raw[56:]) != 0 {
+	if raw[1]&^(flagFlush|flagRelayed) != 0 || le.Uint16(raw[2:]) != 0 || le.Uint32(raw[56:]) != 0 {
 		return nil, errors.New("reserved bits are not zero")
 	}
 	r := &Request{
 		Group: wire.GroupID(le.Uint32(raw[4:])), Inc: wire.Incarnation(le.Uint64(raw[8:])), Set: wire.Set(le.Uint64(raw[16:])),
 		View: wire.View(le.Uint64(raw[24:])), Volume: wire.VolumeID(le.Uint32(raw[32:])),
 		Writes: le.Uint32(raw[44:]), Attempt: le.Uint64(raw[48:]), Flush: raw[1]&flagFlush != 0,
+	}
+	if begin > headerLength {
+		r.From, r.To = wire.AgentID(le.Uint64(raw[64:])), wire.AgentID(le.Uint64(raw[72:]))
+		if !r.relayed() {
+			return nil, errors.New("it is relayed between nobody")
+		}
 	}
 	if count > 0 {
 		r.Pieces = make([]Piece, count)

@@ -34,6 +34,9 @@ func drawRequest(t *rapid.T) *apply.Request {
 		Volume:  wire.VolumeID(rapid.Uint32().Draw(t, "volume")),
 		Attempt: rapid.Uint64().Draw(t, "attempt"), Writes: rapid.Uint32().Draw(t, "writes"),
 	}
+	if rapid.Bool().Draw(t, "relayed") {
+		r.From, r.To = wire.AgentID(rapid.Uint64Min(1).Draw(t, "from")), wire.AgentID(rapid.Uint64().Draw(t, "to"))
+	}
 	end := uint64(0)
 	for range rapid.IntRange(0, 40).Draw(t, "pieces") {
 		piece := apply.Piece{
@@ -113,7 +116,8 @@ func TestApplyRefuses(t *testing.T) {
 	le := binary.LittleEndian
 	for name, change := range map[string]func(raw []byte){
 		"version":             func(raw []byte) { raw[0] = 2 },
-		"flags":               func(raw []byte) { raw[1] = 3 },
+		"flags":               func(raw []byte) { raw[1] = 5 },
+		"relayed":             func(raw []byte) { raw[1] |= 2 },
 		"reserved":            func(raw []byte) { raw[2] = 1 },
 		"reserved too":        func(raw []byte) { raw[59] = 1 },
 		"reserved of a piece": func(raw []byte) { raw[64+3] = 1 },
@@ -138,7 +142,7 @@ func TestApplyRefuses(t *testing.T) {
 
 // Whatever the bytes, the decoder neither fails to return nor takes what the encoder would not write the same.
 func FuzzParseApply(f *testing.F) {
-	for _, r := range []*apply.Request{writes(2, 1), {Flush: true}, {Pieces: []apply.Piece{{Kind: wire.KindTrim, Offset: 5, Length: 9}}}} {
+	for _, r := range []*apply.Request{writes(2, 1), {Flush: true}, {Flush: true, From: 3, To: 4}, {Pieces: []apply.Piece{{Kind: wire.KindTrim, Offset: 5, Length: 9}}}} {
 		raw, err := r.Append(nil)
 		if err != nil {
 			f.Fatal(err)
@@ -149,7 +153,7 @@ func FuzzParseApply(f *testing.F) {
 		raw = slices.Clone(raw) // a fuzzer does not find checksums: it is given them
 		if len(raw) >= 64 {
 			table := crc32.MakeTable(crc32.Castagnoli)
-			end := min(uint64(len(raw)), 64+20*uint64(binary.LittleEndian.Uint32(raw[36:])))
+			end := min(uint64(len(raw)), 64+16*uint64(raw[1]>>1&1)+20*uint64(binary.LittleEndian.Uint32(raw[36:])))
 			binary.LittleEndian.PutUint32(raw[60:], crc32.Update(crc32.Checksum(raw[:60], table), table, raw[64:end]))
 		}
 		r, err := apply.Parse(raw)

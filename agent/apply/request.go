@@ -37,6 +37,10 @@ type Request struct {
 	View   wire.View
 	Volume wire.VolumeID
 
+	// From and To are set where a component does not reach the secondary: the request then goes over one agent that reaches
+	// both. Otherwise both are 0.
+	From, To wire.AgentID
+
 	// Attempt tells the tries of one owner to apply its share of a set apart. It is random.
 	Attempt uint64
 	Pieces  []Piece

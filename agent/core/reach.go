@@ -127,6 +127,14 @@ func (r *reach) reaches(id wire.AgentID) bool {
 	return p == nil || !p.down
 }
 
+// ApplyHop returns the agent to which a request to a secondary is to be sent: another one where it is not reached.
+func (n *Node) ApplyHop(to wire.AgentID) wire.AgentID {
+	if p := n.reach.peers[to]; p != nil && p.via != 0 {
+		return p.via
+	}
+	return to
+}
+
 // frameHop returns the agent to which a frame for another is to be sent, and the route's Via.
 func (r *reach) frameHop(to wire.AgentID) (hop, via wire.AgentID) {
 	if p := r.peers[to]; p != nil && p.frameVia != 0 {

@@ -120,8 +120,7 @@ func (w *World) isolateSurvivor() {
 // lastingCut leaves a link cut when the faults end, one way or both: everything must come to rest all the same.
 func (w *World) lastingCut() bool {
 	a, b := w.hosts[w.rng.IntN(len(w.hosts))], w.hosts[w.rng.IntN(len(w.hosts))]
-	apart := a.backup != b.backup && (!a.backup && len(a.sources) == 0 || !b.backup && len(b.sources) == 0) // a component and a secondary
-	if a == b || apart || w.stats.Components < 2 || !w.chance(0.4) {
+	if a == b || w.stats.Components < 2 || !w.chance(0.4) {
 		return false
 	}
 	w.stats.LastingCuts++
@@ -236,4 +235,13 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 			}
 		})
 	}
+}
+
+// deliverOver carries something over a third host, or straight where hop is one of the ends.
+func (w *World) deliverOver(from, hop, to wire.AgentID, name string, f func(*host)) {
+	if hop == from || hop == to {
+		w.deliver(from, to, name, f)
+		return
+	}
+	w.deliver(from, hop, name, func(*host) { w.deliver(hop, to, name, f) })
 }

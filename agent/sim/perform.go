@@ -177,9 +177,10 @@ func (h *host) apply(a core.Apply) {
 			if !alive() {
 				return
 			}
-			w.deliver(h.id, c.secondary, "apply", func(o *host) {
+			hop := h.node.ApplyHop(c.secondary)
+			w.deliverOver(h.id, hop, c.secondary, "apply", func(o *host) {
 				o.takeApply(h.id, a, c.volume, c.pieces, values, func(err error) {
-					w.deliver(o.id, h.id, "apply answer", func(*host) {
+					w.deliverOver(o.id, hop, h.id, "apply answer", func(*host) {
 						if err != nil {
 							finish(err)
 							return
