@@ -242,6 +242,7 @@ func (b *statusBuilder) alarms() {
 			})
 		}
 	}
+	b.cutLinks(raise)
 	for _, c := range b.out.Components {
 		if c.JournalLimit > 0 && float64(c.JournalUsed) > journalFull*float64(c.JournalLimit) {
 			raise(api.Alarm{
@@ -268,6 +269,26 @@ func (b *statusBuilder) alarms() {
 			raise(api.Alarm{
 				Name: "torn", Group: g.Name,
 				Text: "a set was lost while it was being applied: the targets are not at a recovery point", Remedy: remedy,
+			})
+		}
+	}
+}
+
+// cutLinks raises an alarm for every two agents that the captain hears and that do not reach each other.
+func (b *statusBuilder) cutLinks(raise func(api.Alarm)) {
+	quick := func(id wire.AgentID) bool { h, ok := b.heard[id]; return ok && h.Ago < silentAfter }
+	seen := map[[2]wire.AgentID]bool{}
+	for _, id := range cluster.SortedKeys(b.heard) {
+		for _, other := range b.heard[id].Status.Unreached {
+			pair := [2]wire.AgentID{min(id, other), max(id, other)}
+			if seen[pair] || !quick(id) || !quick(other) {
+				continue
+			}
+			seen[pair] = true
+			raise(api.Alarm{
+				Name: "cut-link", Agent: b.agentName(pair[0]),
+				Text:   fmt.Sprintf("it and %s do not reach each other: what they have for each other goes over other agents", b.agentName(pair[1])),
+				Remedy: "mend the network between the two; nothing is lost meanwhile",
 			})
 		}
 	}

@@ -47,6 +47,8 @@ type (
 		Applied   uint64 // Raft index applied
 		Groups    []GroupStatus
 		Component *ComponentStatus
+		// Unreached are the agents that do not answer its pings.
+		Unreached []wire.AgentID `cbor:",omitempty"`
 	}
 	// GroupStatus is where a primary stands in one group.
 	GroupStatus struct {

@@ -211,7 +211,7 @@ func (n *Node) sendStatus() {
 	}
 	n.statusAt = n.now + n.cfg.StatusEvery
 	n.round++
-	st := &Status{Run: n.run, Round: n.round, Seen: n.seen, View: n.state.View, Applied: n.state.Index}
+	st := &Status{Run: n.run, Round: n.round, Seen: n.seen, View: n.state.View, Applied: n.state.Index, Unreached: n.reach.unreached(0)}
 	for _, id := range cluster.SortedKeys(n.sources) {
 		st.Groups = append(st.Groups, n.sources[id].status())
 	}

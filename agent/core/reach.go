@@ -112,13 +112,18 @@ func (r *reach) pong(from wire.AgentID, m *Pong) {
 
 // answer answers a ping, by the straight way only: that is what it is to find out about.
 func (r *reach) answer(from wire.AgentID, m *Ping) {
-	out := &Pong{Run: m.Run, At: m.At}
-	for _, id := range cluster.SortedKeys(r.peers) {
-		if r.peers[id].down && id != from {
-			out.Unreached = append(out.Unreached, id)
+	r.n.sendStraight(from, &Pong{Run: m.Run, At: m.At, Unreached: r.unreached(from)})
+}
+
+// unreached returns the agents but one that do not answer.
+func (r *reach) unreached(but wire.AgentID) (ids []wire.AgentID) {
+	for id, p := range r.peers {
+		if p.down && id != but {
+			ids = append(ids, id)
 		}
 	}
-	r.n.sendStraight(from, out)
+	slices.Sort(ids)
+	return ids
 }
 
 // reaches reports whether an agent answers pings.
