@@ -300,12 +300,13 @@ func (c *captain) tick() {
 	st := c.n.state
 	c.members()
 	c.voters()
+	now := &cluster.Grant{Shares: st.Shares()}
 	for _, id := range cluster.SortedKeys(st.Groups) {
 		g := st.Groups[id]
 		w := c.watch(id)
 		switch g.Phase {
 		case cluster.Replicating:
-			c.grant(g, w)
+			c.grant(g, w, now)
 			c.callCut(g, w)
 			c.seal(g, w)
 			c.advance(g, w)
@@ -319,9 +320,9 @@ func (c *captain) tick() {
 	}
 }
 
-// grant keeps a window of sets granted ahead of the primaries, and grants anew when the members or the incarnations have
-// changed, which ends the running set early.
-func (c *captain) grant(g *cluster.Group, w *groupWatch) {
+// grant keeps a window of sets granted ahead of the primaries, and grants anew when the assignment or the incarnations have
+// changed, which ends the running set early. now is the assignment of today.
+func (c *captain) grant(g *cluster.Group, w *groupWatch, now *cluster.Grant) {
 	st := c.n.state
 	var live []wire.Incarnation
 	for _, inc := range g.Incs {
@@ -338,7 +339,8 @@ func (c *captain) grant(g *cluster.Group, w *groupWatch) {
 	if len(g.Grants) > 0 {
 		last = &g.Grants[len(g.Grants)-1]
 	}
-	changed := last == nil || !slices.Equal(last.Incs, live) || !slices.Equal(last.Members, st.Eligible())
+	now.Targets = st.Targets(g)
+	changed := last == nil || !slices.Equal(last.Incs, live) || !last.SameAssignment(now)
 	if !changed && g.Granted >= open+window/2 {
 		return
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"flotilla/agent/core/cluster"
@@ -116,28 +117,17 @@ func (c *captain) callCut(g *cluster.Group, w *groupWatch) {
 	}
 }
 
-// firstOfNewest is the first set of the newest grant that has other incarnations or members than the one before.
+// firstOfNewest is the first set of the newest grant that has other incarnations or another assignment than the one
+// before.
 func firstOfNewest(g *cluster.Group) wire.Set {
 	first := g.Grants[0].First
 	for i := 1; i < len(g.Grants); i++ {
 		a, b := &g.Grants[i-1], &g.Grants[i]
-		if !equal(a.Incs, b.Incs) || !equal(a.Members, b.Members) {
+		if !slices.Equal(a.Incs, b.Incs) || !a.SameAssignment(b) {
 			first = b.First
 		}
 	}
 	return first
-}
-
-func equal[T comparable](a, b []T) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // someUnopened reports whether an incarnation waits for its first set.

@@ -74,6 +74,8 @@ func (w *World) fault() {
 		w.stall(h)
 	case h.backup && w.chance(0.3):
 		w.drain(h)
+	case h.backup && w.chance(0.3):
+		w.relabel(h)
 	case w.chance(0.4):
 		h.fullUntil = w.now + w.between(50*time.Millisecond, 1500*time.Millisecond)
 		w.trace("the journal of host %d is full until %v", h.id, h.fullUntil)
@@ -143,6 +145,23 @@ func (w *World) drain(h *host) {
 			n.Propose(cluster.Command{Drain: &cluster.Drain{Agent: h.id, Undo: undo, Force: w.chance(0.3)}})
 		})
 		return
+	}
+}
+
+// relabel gives a component another weight, or another failure domain.
+func (w *World) relabel(h *host) {
+	set := &cluster.SetAgent{Agent: h.id}
+	if w.chance(0.5) {
+		set.Weight = new(uint8(1 + w.rng.IntN(cluster.MaxWeight)))
+	} else {
+		set.Domain = new(domains[w.rng.IntN(len(domains))])
+	}
+	for _, o := range w.hosts {
+		if o.node != nil {
+			w.trace("asked of %d: weight and domain of %d", o.id, h.id)
+			o.do(func(n *core.Node) { n.Propose(cluster.Command{SetAgent: set}) })
+			return
+		}
 	}
 }
 

@@ -164,7 +164,7 @@ func (s *scenario) changed(was, now *cluster.State) {
 	s.incarnations(a, b)
 	if n := len(b.Grants); n > 1 && b.Granted != a.Granted {
 		x, y := &b.Grants[n-2], &b.Grants[n-1]
-		if !slices.Equal(x.Members, y.Members) || !slices.Equal(x.Incs, y.Incs) {
+		if y.First > a.Granted && (!x.SameAssignment(y) || !slices.Equal(x.Incs, y.Incs)) {
 			var incs []string
 			for _, id := range y.Incs {
 				incs = append(incs, s.inc(id))

@@ -196,8 +196,9 @@ type shape struct {
 	primaries  int
 	both       bool // the first component is a primary too
 	mode       cluster.Mode
-	period     int64   // milliseconds
-	sizes      []int64 // of the volumes, in bytes; the primaries have them in turn
+	period     int64    // milliseconds
+	sizes      []int64  // of the volumes, in bytes; the primaries have them in turn
+	domains    []string // that the agents are in, in the order of their names; none are labelled beyond them
 }
 
 // draw chooses a cluster and its links.
@@ -217,8 +218,16 @@ func (w *World) draw() shape {
 	for range volumes {
 		s.sizes = append(s.sizes, int64(blockSize)*int64(20+r.IntN(44)))
 	}
+	if r.IntN(2) == 0 {
+		for range s.components + s.primaries + 1 {
+			s.domains = append(s.domains, domains[r.IntN(len(domains))])
+		}
+	}
 	return s
 }
+
+// domains are the failure domains that agents may be in.
+var domains = []string{"", "here", "there"}
 
 // build makes the cluster's hosts, which are to be started.
 func (w *World) build(s shape) {
@@ -234,9 +243,13 @@ func (w *World) build(s shape) {
 		}
 		return v
 	}
-	add := func(name string, p, b, s bool) wire.AgentID {
+	add := func(name string, p, b, sec bool) wire.AgentID {
+		domain := ""
+		if n := len(st.Agents); n < len(s.domains) {
+			domain = s.domains[n]
+		}
 		return wire.AgentID(must(st.Apply(1, &cluster.Command{AddAgent: &cluster.AddAgent{
-			Name: name, Address: name, Primary: p, Backup: b, Secondary: s,
+			Name: name, Address: name, Primary: p, Backup: b, Secondary: sec, Domain: domain,
 		}})))
 	}
 	var ps, cs []wire.AgentID

@@ -21,6 +21,9 @@ func (s *State) addAgent(c *AddAgent) (uint64, error) {
 	if c.Name == "" || c.Address == "" {
 		return 0, fmt.Errorf("join: an agent needs a name and an address, have %q and %q", c.Name, c.Address)
 	}
+	if err := checkDomain(c.Domain); err != nil {
+		return 0, fmt.Errorf("join: %w", err)
+	}
 	if a := s.AgentByName(c.Name); a != nil {
 		return 0, fmt.Errorf("join: the cluster has an agent named %q already (agent %d at %s): choose another name", c.Name, a.ID, a.Address)
 	}
@@ -31,7 +34,7 @@ func (s *State) addAgent(c *AddAgent) (uint64, error) {
 	s.NextAgent++
 	s.Agents[id] = &Agent{
 		ID: id, Name: c.Name, Address: c.Address, Serial: c.Serial,
-		Primary: c.Primary, Backup: c.Backup, Secondary: c.Secondary,
+		Primary: c.Primary, Backup: c.Backup, Secondary: c.Secondary, Domain: c.Domain,
 	}
 	return uint64(id), nil
 }

@@ -48,6 +48,10 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return 0, s.drain(index, c.Drain)
 	case c.Leave != nil:
 		s.leave(index, c.Leave)
+	case c.SetAgent != nil:
+		return 0, s.setAgent(index, c.SetAgent)
+	case c.Weigh != nil:
+		s.weigh(c.Weigh)
 	case c.Settle != nil:
 		if c.Settle.View == s.View && c.Settle.MembersAt == s.MembersAt {
 			s.Settled = s.View
@@ -144,7 +148,7 @@ func (s *State) lose(index uint64, c *Lose) {
 	if a := s.Agents[c.Agent]; a != nil {
 		a.Lost, a.Life = true, 0
 	}
-	s.Losses = append(s.Losses, Loss{View: s.View, Agent: c.Agent, Members: s.Eligible()})
+	s.Losses = append(s.Losses, Loss{View: s.View, Agent: c.Agent, Shares: s.Shares()})
 	s.pruneLosses()
 }
 
@@ -201,7 +205,7 @@ func (s *State) promote(c *Promote) error {
 		s.Settled++ // nobody is lost by it, so whatever was held twice still is: it may follow a death by a second
 	}
 	s.View++
-	s.Losses = append(s.Losses, Loss{View: s.View, Members: slices.Clone(s.Members)})
+	s.Losses = append(s.Losses, Loss{View: s.View, Shares: Shares{Members: slices.Clone(s.Members)}})
 	g.Phase = Promoting
 	g.PromoteLabel = c.Label
 	for _, inc := range g.Incs {
@@ -262,7 +266,7 @@ func (s *State) open(g *Group, c *Open) {
 		c.Last-c.First >= MaxGrant || c.Last-g.Applied > MaxUnapplied || len(s.Members) == 0 {
 		return
 	}
-	gr := Grant{First: c.First, Last: c.Last, View: s.View, Members: s.Eligible()}
+	gr := Grant{First: c.First, Last: c.Last, View: s.View, Shares: s.Shares(), Targets: s.Targets(g)}
 	for _, inc := range g.Incs {
 		if inc.Ended {
 			continue
@@ -275,8 +279,22 @@ func (s *State) open(g *Group, c *Open) {
 	if len(gr.Incs) == 0 {
 		return
 	}
-	g.Grants = append(g.Grants, gr)
 	g.Granted = c.Last
+	if n := len(g.Grants); n > 0 && g.Grants[n-1].sameBut(&gr) {
+		g.Grants[n-1].Last = c.Last
+		return
+	}
+	g.Grants = append(g.Grants, gr)
+}
+
+// sameBut reports whether two grants differ in nothing but their sets.
+func (gr *Grant) sameBut(o *Grant) bool {
+	return gr.View == o.View && slices.Equal(gr.Incs, o.Incs) && gr.SameAssignment(o)
+}
+
+// SameAssignment reports whether two grants divide the portions in the same way.
+func (gr *Grant) SameAssignment(o *Grant) bool {
+	return gr.Shares.Equal(&o.Shares) && slices.Equal(gr.Targets, o.Targets)
 }
 
 // doubt notes that something that was held may be gone.

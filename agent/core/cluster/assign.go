@@ -1,12 +1,9 @@
 package cluster
 
 import (
-	"encoding/binary"
 	"slices"
 
 	"flotilla/wire"
-
-	"github.com/zeebo/xxh3"
 )
 
 // Pair is the owner of a portion and its mirror. Mirror is 0 while the view has no second component (degraded); Owner is
@@ -21,31 +18,33 @@ func (s *State) Pair(g *Group, set wire.Set, p wire.Portion) Pair {
 	if gr == nil {
 		return Pair{}
 	}
-	pair := Rendezvous(gr.Members, p)
+	owner := gr.owner(p)
+	mirror := gr.mirror(p, owner, gr.Targets)
 	for i := range s.Losses {
 		l := &s.Losses[i]
 		if l.View <= gr.View || l.Agent == 0 {
 			continue
 		}
 		switch l.Agent {
-		case pair.Owner:
-			pair.Owner = pair.Mirror
-			if pair.Owner == 0 {
-				pair.Owner = next(l.Members, p, 0)
+		case owner.agent:
+			owner = mirror
+			if owner.agent == 0 {
+				owner = l.owner(p)
 			}
-			pair.Mirror = next(l.Members, p, pair.Owner)
-		case pair.Mirror:
-			pair.Mirror = next(l.Members, p, pair.Owner)
+			mirror = l.mirror(p, owner, gr.Targets)
+		case mirror.agent:
+			mirror = l.mirror(p, owner, gr.Targets)
 		}
 	}
 	// Whoever joins a view that had no other component for it takes the second copy at once.
-	if pair.Owner == 0 {
-		pair.Owner = next(s.Eligible(), p, 0)
+	if owner.agent == 0 || mirror.agent == 0 {
+		now := s.unweighed()
+		if owner.agent == 0 {
+			owner = now.owner(p)
+		}
+		mirror = now.mirror(p, owner, gr.Targets)
 	}
-	if pair.Mirror == 0 {
-		pair.Mirror = next(s.Eligible(), p, pair.Owner)
-	}
-	return pair
+	return Pair{Owner: owner.agent, Mirror: mirror.agent}
 }
 
 // mayAssign reports whether Pair may name a component for some portion of a grant's sets.
@@ -56,36 +55,6 @@ func (s *State) mayAssign(gr *Grant, a wire.AgentID) bool {
 	return slices.ContainsFunc(s.Losses, func(l Loss) bool {
 		return l.View > gr.View && l.Agent != 0 && slices.Contains(l.Members, a)
 	})
-}
-
-// Rendezvous gives a portion to the two components with the highest hash of (portion, component): on a change of the
-// members only the portions of who came or went move.
-func Rendezvous(members []wire.AgentID, p wire.Portion) Pair {
-	owner := next(members, p, 0)
-	return Pair{Owner: owner, Mirror: next(members, p, owner)}
-}
-
-// next returns the member with the highest score for p that is not the excluded one, or 0.
-func next(members []wire.AgentID, p wire.Portion, exclude wire.AgentID) wire.AgentID {
-	var best wire.AgentID
-	var high uint64
-	for _, m := range members {
-		if m == exclude {
-			continue
-		}
-		if sc := score(p, m); best == 0 || sc > high || (sc == high && m > best) {
-			best, high = m, sc
-		}
-	}
-	return best
-}
-
-func score(p wire.Portion, m wire.AgentID) uint64 {
-	var key [16]byte
-	binary.LittleEndian.PutUint32(key[0:], uint32(p.Volume))
-	binary.LittleEndian.PutUint32(key[4:], p.Index)
-	binary.LittleEndian.PutUint64(key[8:], uint64(m))
-	return xxh3.Hash(key[:])
 }
 
 // pruneLosses drops the losses that no unapplied set is older than.

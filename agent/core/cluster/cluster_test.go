@@ -110,7 +110,7 @@ func TestAssignmentFolds(t *testing.T) {
 			s.Agents[wire.AgentID(i+1)] = &Agent{ID: wire.AgentID(i + 1), Backup: true}
 		}
 		s.Members = append(s.Members, members...)
-		g := &Group{ID: 1, Grants: []Grant{{First: 1, Last: 9, View: 1, Members: members}}, Granted: 9}
+		g := &Group{ID: 1, Grants: []Grant{{First: 1, Last: 9, View: 1, Shares: Shares{Members: members}}}, Granted: 9}
 		s.Groups[1] = g
 		lost := rapid.Permutation(members).Draw(t, "lost")[:rapid.IntRange(0, n).Draw(t, "losses")]
 		portions := make([]wire.Portion, 200)

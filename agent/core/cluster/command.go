@@ -16,6 +16,7 @@ type Command struct {
 
 	AddAgent     *AddAgent     `cbor:",omitempty"`
 	RemoveAgent  *RemoveAgent  `cbor:",omitempty"`
+	SetAgent     *SetAgent     `cbor:",omitempty"`
 	AddToken     *AddToken     `cbor:",omitempty"`
 	CreateGroup  *CreateGroup  `cbor:",omitempty"`
 	SetGroup     *SetGroup     `cbor:",omitempty"`
@@ -28,6 +29,7 @@ type Command struct {
 	Drain   *Drain   `cbor:",omitempty"`
 	Leave   *Leave   `cbor:",omitempty"`
 	Settle  *Settle  `cbor:",omitempty"`
+	Weigh   *Weigh   `cbor:",omitempty"`
 	Attach  *Attach  `cbor:",omitempty"`
 	End     *End     `cbor:",omitempty"`
 	Open    *Open    `cbor:",omitempty"`
@@ -55,9 +57,17 @@ type (
 		TokenHash                  string
 		Label                      int64
 		Serial                     string
+		Domain                     string `cbor:",omitempty"`
 	}
 	// RemoveAgent takes an agent out: it is no component, primary or secondary of anything by then.
 	RemoveAgent struct{ Agent wire.AgentID }
+	// SetAgent changes what is not nil: an agent's failure domain, "" for none, and its weight as a component, 0 to have it
+	// measured.
+	SetAgent struct {
+		Agent  wire.AgentID
+		Domain *string `cbor:",omitempty"`
+		Weight *uint8  `cbor:",omitempty"`
+	}
 	// AddToken makes a one-use token known.
 	AddToken struct {
 		Hash    string
@@ -114,6 +124,12 @@ type (
 	// Settle records that everything that was held is held again in a view.
 	Settle struct {
 		View      wire.View
+		MembersAt uint64
+	}
+	// Weigh sets the measured weight of a member. MembersAt is what the captain saw.
+	Weigh struct {
+		Agent     wire.AgentID
+		Weight    uint8
 		MembersAt uint64
 	}
 	// Attach asks for an incarnation. It ends an older one of the same primary.

@@ -51,7 +51,12 @@ type Agent struct {
 	Life      uint64 // Raft index of its last admission as a component; 0 while it is not one
 	Lost      bool   // declared lost as a component; it comes back only as new, with another Life
 	Drain     bool   // it is to leave as a component, or has left: no new set is assigned to it
-	Serial    string // serial of its certificate, for revocation
+	Domain    string `cbor:",omitempty"` // failure domain that it is in, such as its site; "" when nobody has said
+	// Weight is its part in the portions in relation to others', 0 for NominalWeight. The captain measures it unless an
+	// operator has fixed it.
+	Weight      uint8  `cbor:",omitempty"`
+	WeightFixed bool   `cbor:",omitempty"`
+	Serial      string // serial of its certificate, for revocation
 }
 
 // Token admits one agent, once.
@@ -62,9 +67,9 @@ type Token struct {
 
 // Loss is one rise of the view.
 type Loss struct {
-	View    wire.View
-	Agent   wire.AgentID   // the component that was lost, 0 when the view rose for a promote
-	Members []wire.AgentID // the members after it, ascending
+	View   wire.View
+	Agent  wire.AgentID // the component that was lost, 0 when the view rose for a promote
+	Shares              // of the members after it
 }
 
 // Mode is what an acknowledgement to the application means (P3).
@@ -205,11 +210,13 @@ type Incarnation struct {
 	Whole        wire.Set // first set at whose end no resync was under way in it, 0 while one is
 }
 
-// Grant is the leave to open the sets First..Last. It fixes their primaries and their assignment.
+// Grant is the leave to open the sets First..Last. It fixes their primaries and their assignment. Leave that differs in
+// nothing from the newest grant's lengthens that, so there are only as many grants as there were changes.
 type Grant struct {
 	First, Last wire.Set
 	View        wire.View
-	Members     []wire.AgentID     // the components that share the portions
+	Shares                         // of the components that share the portions
+	Targets     []string           `cbor:",omitempty"` // failure domains that one copy of each update is to be in, see [State.Targets]
 	Incs        []wire.Incarnation // the incarnations that write in these sets
 }
 
@@ -233,16 +240,6 @@ func New(clusterID string) *State {
 func (s *State) IsMember(a wire.AgentID) bool {
 	_, ok := slices.BinarySearch(s.Members, a)
 	return ok
-}
-
-// Eligible returns the members that assignments are made of: those that are not to leave, or all of them when there is
-// no other.
-func (s *State) Eligible() []wire.AgentID {
-	stay := slices.DeleteFunc(slices.Clone(s.Members), func(m wire.AgentID) bool { return s.Agents[m] != nil && s.Agents[m].Drain })
-	if len(stay) == 0 {
-		return slices.Clone(s.Members)
-	}
-	return stay
 }
 
 // Uses returns a group with an unapplied set that a component may be responsible for, or nil.
