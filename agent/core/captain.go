@@ -23,6 +23,7 @@ type captain struct {
 	confAt  time.Duration
 	loseAt  time.Duration
 	leaveAt time.Duration
+	balance balance
 }
 
 // heard is the newest status of an agent.
@@ -68,7 +69,7 @@ type setDone struct {
 }
 
 func newCaptain(n *Node, term uint64) *captain {
-	return &captain{n: n, term: term, since: n.now, heard: map[wire.AgentID]*heard{}, joined: map[uint64]time.Duration{}, groups: map[wire.GroupID]*groupWatch{}}
+	return &captain{n: n, term: term, since: n.now, heard: map[wire.AgentID]*heard{}, joined: map[uint64]time.Duration{}, groups: map[wire.GroupID]*groupWatch{}, balance: newBalance()}
 }
 
 func (c *captain) watch(id wire.GroupID) *groupWatch {
@@ -146,6 +147,7 @@ func (c *captain) status(from wire.AgentID, m *Status) {
 		h.rounds = [64]arrival{}
 	}
 	h.st = m
+	c.noteWork(from, m)
 	h.rounds[m.Round%64] = arrival{m.Round, c.n.now}
 	if a := h.rounds[m.Seen%64]; m.Seen != 0 && a.round == m.Seen {
 		h.at = max(h.at, a.at)
@@ -301,6 +303,7 @@ func (c *captain) tick() {
 	c.members()
 	c.voters()
 	now := &cluster.Grant{Shares: st.Shares()}
+	c.weigh(&now.Shares)
 	for _, id := range cluster.SortedKeys(st.Groups) {
 		g := st.Groups[id]
 		w := c.watch(id)

@@ -306,7 +306,7 @@ func (c *component) sealMark(from wire.AgentID, m *SealMark) {
 		return
 	}
 	c.touched = true
-	c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: m.Group, Set: m.Set, Body: b, Urgent: true})
+	c.store(f, Store{ID: f.id, Group: m.Group, Set: m.Set, Body: b, Urgent: true})
 	if pair.Mirror != 0 {
 		c.mirrorFrame(f, wire.Route{Owner: pair.Owner, Mirror: pair.Mirror}, b)
 	}

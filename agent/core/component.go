@@ -74,6 +74,7 @@ type component struct {
 	loseAt    time.Duration
 	used      int64
 	limit     int64
+	load      load
 }
 
 type setKey struct {
@@ -103,6 +104,7 @@ func newComponent(n *Node) *component {
 		freed: map[wire.GroupID]wire.Set{}, sealedAt: map[wire.Incarnation]wire.Seq{},
 		// Frame numbers of a new run must not meet acks of an older one.
 		nextNo: mix(wire.Seq(n.cfg.Seed)) >> 16 << 16,
+		load:   load{stores: map[uint64]int64{}, at: n.now},
 	}
 }
 
@@ -163,6 +165,7 @@ func (c *component) enter(g *cluster.Group, b *wire.Body) *frame {
 			h.entries = slices.Insert(h.entries, at, e)
 		}
 		f.entries = append(f.entries, e)
+		h.bytes += size(u)
 	}
 	if len(f.entries) == 0 {
 		return nil
@@ -240,6 +243,7 @@ func (c *component) followLife() {
 	if c.booted { // also when it is admitted: from here on the journal is of the new life
 		c.drop(func(setKey) bool { return true })
 		c.waits, c.flights, c.flying = nil, map[uint64]*mirrorFlight{}, map[wire.AgentID]int{}
+		c.load.reset(c.n.now)
 		c.n.eff.Wipe = true
 		c.n.event(0, "component.reset", "agent", c.n.cfg.ID)
 	}
@@ -253,7 +257,11 @@ func (n *Node) Life() uint64 { return n.comp.life }
 func (n *Node) SetJournal(used, limit int64) { n.comp.used, n.comp.limit = used, limit }
 
 func (c *component) status() *ComponentStatus {
-	st := &ComponentStatus{Used: c.used, Limit: c.limit, Stranded: c.n.reach.stranded()}
+	c.load.pass(c.n.now)
+	st := &ComponentStatus{
+		Used: c.used, Limit: c.limit, Stranded: c.n.reach.stranded(), Sets: len(c.keys),
+		TakenOwned: c.load.owned, TakenMirrored: c.load.mirrored, Busy: c.load.busy, Waited: c.load.waited,
+	}
 	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil {
 		st.Life = a.Life
 	}
@@ -262,11 +270,14 @@ func (c *component) status() *ComponentStatus {
 		for _, h := range c.sets[k] {
 			if h.owned {
 				st.Owned += int64(len(h.entries))
+				st.OwnedBytes += h.bytes
+				st.Unheld += h.unheld()
 				if !h.known || h.behind || h.flying > 0 || (h.mirror == 0 && second) {
 					st.Rebuilding = true
 				}
 			} else {
 				st.Mirrored += int64(len(h.entries))
+				st.MirroredBytes += h.bytes
 			}
 		}
 	}

@@ -111,6 +111,7 @@ type Config struct {
 	HoldMax       time.Duration // how long a primary stands still for a cut
 	PauseWait     time.Duration // how long the captain waits for all to stand still
 	GiveUpAfter   time.Duration // a set without progress, though everybody is there, is lost after this
+	WeighEvery    time.Duration // the least time between two changes of components' weights, see balance.go
 	RaftTick      time.Duration
 	ElectionTicks int
 	CompactEvery  uint64 // Raft entries between snapshots
@@ -132,6 +133,7 @@ func DefaultConfig(id wire.AgentID, seed uint64) Config {
 		HoldMax:       50 * time.Millisecond,
 		PauseWait:     40 * time.Millisecond,
 		GiveUpAfter:   30 * time.Second,
+		WeighEvery:    10 * time.Second,
 		RaftTick:      100 * time.Millisecond,
 		ElectionTicks: 10,
 		CompactEvery:  2000,

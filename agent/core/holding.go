@@ -15,6 +15,7 @@ type holding struct {
 	primary wire.AgentID
 	entries []*entry // ascending by seq
 	durable Tally
+	bytes   int64 // that the entries carry
 
 	owned    bool // by the folded assignment of the view
 	owner    wire.AgentID
@@ -147,6 +148,15 @@ func (h *holding) find(seq wire.Seq) *entry {
 	return h.entries[k]
 }
 
+// unheld counts the entries that an owner does not know to be held.
+func (h *holding) unheld() int64 {
+	copies := h.durable.Count
+	if h.mirror != 0 {
+		copies = min(copies, h.mirrored.Count)
+	}
+	return int64(len(h.entries)) - int64(copies)
+}
+
 // unmirrorFlying makes owners ask about what was on its way to a mirror when the view rose.
 func (c *component) unmirrorFlying() {
 	for _, k := range c.keys {
@@ -197,6 +207,7 @@ func (c *component) cut(h *holding, inc *cluster.Incarnation) {
 	for _, e := range h.entries {
 		if !belowSeal(inc, h.Set, &e.f.updates[e.i]) {
 			e.gone = true
+			h.bytes -= size(&e.f.updates[e.i])
 			if !slices.ContainsFunc(e.f.entries, func(e *entry) bool { return !e.gone }) {
 				delete(c.frames, e.f.id)
 			}

@@ -73,6 +73,17 @@ type (
 		Mirrored   int64 // and as mirror
 		// Stranded are the members that frames find no way to, though they may be alive.
 		Stranded []wire.AgentID `cbor:",omitempty"`
+
+		OwnedBytes    int64 // that these carry
+		MirroredBytes int64
+		Unheld        int64 // of Owned, those that are not known to be held
+		Sets          int   // unapplied sets that it has something of
+
+		// Of this run of the agent; they only rise.
+		TakenOwned    int64         // bytes taken as owner
+		TakenMirrored int64         // and as mirror
+		Busy          time.Duration // in which something waited for its journal
+		Waited        float64       // byte-seconds of it
 	}
 
 	// Pause asks a primary to stand still for the cut Attempt of the captain of Term.

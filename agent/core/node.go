@@ -19,7 +19,9 @@
 //	forward.go    component: the first copy, brought to an owner that the primary does not reach
 //	complete.go   component: manifests, complete and written
 //	report.go     component: what is held of an ended incarnation
+//	load.go       component: how much work it has
 //	captain.go    captain: what it is told, and grants
+//	balance.go    captain: the components' load, and weights by it
 //	members.go    captain: losses and voters
 //	commit.go     captain: commits, applying, giving up
 //	cutter.go     captain: cuts over several primaries
@@ -235,6 +237,14 @@ func (n *Node) Label() int64 { return n.cfg.LabelBase + int64(n.now) }
 type Heard struct {
 	Ago    time.Duration
 	Status Status
+	Load   Load
+}
+
+// Load is what a component takes, on average over a second or two.
+type Load struct {
+	Owned, Mirrored float64 // bytes per second
+	Busy            float64 // part of the time in which something waited for its journal
+	Waiting         float64 // bytes that waited for it on average
 }
 
 // Heard returns what the captain has heard, on the captain; nil elsewhere.
@@ -244,7 +254,7 @@ func (n *Node) Heard() map[wire.AgentID]Heard {
 	}
 	out := map[wire.AgentID]Heard{}
 	for id, h := range n.captain.heard {
-		out[id] = Heard{Ago: n.now - h.at, Status: *h.st}
+		out[id] = Heard{Ago: n.now - h.at, Status: *h.st, Load: n.captain.balance.load(id)}
 	}
 	return out
 }

@@ -194,7 +194,7 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 		// The set that is to be committed next may use the reserve too: nothing is freed before it is applied, and later
 		// sets must not keep it out.
 		urgent := r.Flags&rebuilding != 0 || b.Set <= g.Committed+1
-		c.n.eff.Store = append(c.n.eff.Store, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: urgent})
+		c.store(f, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: urgent})
 		if !asMirror && !w.forward && f.entries[0].h.mirror != 0 {
 			c.mirrorFrame(f, r, b)
 		}
@@ -240,6 +240,7 @@ func (c *component) mirrorFrame(f *frame, r wire.Route, b *wire.Body) {
 func (n *Node) Stored(now time.Duration, id uint64, ref any, err error) {
 	n.now = max(n.now, now)
 	c := n.comp
+	c.load.answered(id, n.now)
 	f := c.frames[id]
 	if f == nil {
 		return // its set was applied or given up meanwhile
@@ -269,6 +270,7 @@ func (c *component) unstore(f *frame) {
 		h := e.h
 		if k := slices.Index(h.entries, e); k >= 0 {
 			h.entries = slices.Delete(h.entries, k, k+1)
+			h.bytes -= size(&f.updates[e.i])
 		}
 		if e.mirrored {
 			h.mirrored.remove(e.seq)

@@ -148,6 +148,7 @@ func nodeConfig(id wire.AgentID, seed uint64, mutants map[string]bool) core.Conf
 	c.ResendAfter = 800 * time.Millisecond
 	c.GiveUpAfter = 6 * time.Second
 	c.CompactEvery = 150
+	c.WeighEvery = 400 * time.Millisecond
 	c.MirrorWindow = 4
 	c.Mutants = mutants
 	return c

@@ -21,7 +21,7 @@ func (s *State) addAgent(c *AddAgent) (uint64, error) {
 	if c.Name == "" || c.Address == "" {
 		return 0, fmt.Errorf("join: an agent needs a name and an address, have %q and %q", c.Name, c.Address)
 	}
-	if err := checkDomain(c.Domain); err != nil {
+	if err := CheckDomain(c.Domain); err != nil {
 		return 0, fmt.Errorf("join: %w", err)
 	}
 	if a := s.AgentByName(c.Name); a != nil {

@@ -111,7 +111,7 @@ func (s *State) Shares() Shares {
 	weights := make([]uint8, len(sh.Members))
 	equal := true
 	for i, m := range sh.Members {
-		weights[i] = s.Agents[m].weight()
+		weights[i] = s.Agents[m].ShareWeight()
 		equal = equal && weights[i] == weights[0]
 	}
 	if !equal {
@@ -138,7 +138,8 @@ func (s *State) unweighed() Shares {
 	return sh
 }
 
-func (a *Agent) weight() uint8 {
+// ShareWeight returns the weight that an agent's share is made of.
+func (a *Agent) ShareWeight() uint8 {
 	if a == nil || a.Weight == 0 {
 		return NominalWeight
 	}
@@ -187,9 +188,10 @@ func (s *State) Exposed(g *Group) string {
 // maxDomain bounds the length of a domain's name.
 const maxDomain = 63
 
-func checkDomain(domain string) error {
+// CheckDomain says what is wrong with the name of a failure domain; "" is the one of who has none.
+func CheckDomain(domain string) error {
 	if len(domain) > maxDomain {
-		return fmt.Errorf("a failure domain's name of %d bytes is longer than %d", len(domain), maxDomain)
+		return fmt.Errorf("a failure domain's name of %d bytes is longer than %d: choose a shorter one", len(domain), maxDomain)
 	}
 	for _, c := range []byte(domain) {
 		switch {
@@ -211,7 +213,7 @@ func (s *State) setAgent(index uint64, c *SetAgent) error {
 		return fmt.Errorf("set agent %q: it has no backup role, and so no weight", a.Name)
 	}
 	if c.Domain != nil {
-		if err := checkDomain(*c.Domain); err != nil {
+		if err := CheckDomain(*c.Domain); err != nil {
 			return fmt.Errorf("set agent %q: %w", a.Name, err)
 		}
 		if a.Domain != *c.Domain && s.IsMember(a.ID) {
