@@ -125,10 +125,13 @@ func addAgent(q *api.AgentRequest) (*cluster.AddAgent, error) {
 	if remedy := checkReachable(q.Address); remedy != "" {
 		return invalid("address %q: %s", q.Address, remedy)
 	}
+	if err := cluster.CheckDomain(q.Domain); err != nil {
+		return invalid("%v", err)
+	}
 	if q.TokenHash == "" {
 		return invalid("no token is given")
 	}
-	add := &cluster.AddAgent{Name: q.Name, Address: q.Address, TokenHash: q.TokenHash}
+	add := &cluster.AddAgent{Name: q.Name, Address: q.Address, TokenHash: q.TokenHash, Domain: q.Domain}
 	for _, role := range q.Roles {
 		switch Role(role) {
 		case Primary:
@@ -192,7 +195,7 @@ func (s *apiServer) join(r *http.Request) (*api.JoinAnswer, error) {
 		return nil, &api.Error{Code: api.Invalid, Text: fmt.Sprintf("join: read signing request: %v", err)}
 	}
 	hash := sha256.Sum256(q.Secret)
-	ask := api.AgentRequest{Name: q.Name, Address: q.Address, Roles: q.Roles, TokenHash: hex.EncodeToString(hash[:])}
+	ask := api.AgentRequest{Name: q.Name, Address: q.Address, Roles: q.Roles, TokenHash: hex.EncodeToString(hash[:]), Domain: q.Domain}
 	if _, err := addAgent(&ask); err != nil {
 		return nil, err
 	}

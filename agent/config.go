@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 	"flotilla/wire/identity"
 
@@ -34,6 +35,7 @@ type Config struct {
 	Advertise string        `yaml:"advertise"` // host:port at which others reach it; Listen when empty
 	StateDir  string        `yaml:"state_dir"`
 	Roles     []Role        `yaml:"roles"`
+	Domain    string        `yaml:"domain"` // failure domain, such as the site; taken at the join, changed by `flotilla component set`
 	Journal   JournalConfig `yaml:"journal"`
 	NBD       NBDConfig     `yaml:"nbd"`
 	Log       LogConfig     `yaml:"log"`
@@ -146,6 +148,9 @@ func (c *Config) Validate() error {
 		wrong("state_dir", c.StateDir, fmt.Sprintf("the socket %s would have a path of %d bytes, the kernel takes %d: choose a shorter directory", p, len(p), maxSocketPath))
 	}
 	c.validateRoles(wrong)
+	if err := cluster.CheckDomain(c.Domain); err != nil {
+		wrong("domain", c.Domain, err.Error())
+	}
 	if c.Has(Backup) {
 		if !filepath.IsAbs(c.Journal.Dir) {
 			wrong("journal.dir", c.Journal.Dir, "give an absolute path")

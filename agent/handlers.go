@@ -281,6 +281,29 @@ func (s *apiServer) deleteAgent(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s *apiServer) patchAgent(w http.ResponseWriter, r *http.Request) error {
+	var q api.AgentChange
+	if err := readJSON(r, &q); err != nil {
+		return err
+	}
+	set := &cluster.SetAgent{Domain: q.Domain}
+	if q.Weight != nil {
+		if *q.Weight < 0 || *q.Weight > cluster.MaxWeight {
+			return &api.Error{Code: api.Invalid, Text: fmt.Sprintf(
+				"a weight of %d is not from 1 to %d, nor 0 to have it measured", *q.Weight, cluster.MaxWeight)}
+		}
+		set.Weight = new(uint8(*q.Weight))
+	}
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		a := n.State().AgentByName(r.PathValue("agent"))
+		if a == nil {
+			return cluster.Command{}, noAgent(r.PathValue("agent"))
+		}
+		set.Agent = a.ID
+		return cluster.Command{SetAgent: set}, nil
+	})
+}
+
 func (s *apiServer) postDrain(w http.ResponseWriter, r *http.Request) error {
 	var q api.DrainRequest
 	if err := readJSON(r, &q); err != nil {

@@ -74,6 +74,7 @@ func (s *apiServer) handler() http.Handler {
 		"POST /v1/token-hashes":                      s.postTokenHash,
 		"POST /v1/agents":                            s.postAgent,
 		"DELETE /v1/agents/{agent}":                  s.deleteAgent,
+		"PATCH /v1/agents/{agent}":                   s.patchAgent,
 		"POST /v1/agents/{agent}/drain":              s.postDrain,
 		"POST /v1/groups":                            s.postGroup,
 		"PATCH /v1/groups/{group}":                   s.patchGroup,

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -27,11 +28,10 @@ func statusOf(n *core.Node, elected time.Duration) *api.Status {
 		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Settled: b.st.Settled == b.st.View, Degraded: len(b.st.Members) < 2,
 		Agents: []api.Agent{}, Components: []api.Component{}, Groups: []api.Group{}, Alarms: []api.Alarm{},
 	}
-	b.out = s
+	b.out, b.shares = s, b.st.Shares()
 	for _, id := range cluster.SortedKeys(b.st.Agents) {
 		b.agent(b.st.Agents[id])
 	}
-	b.shares()
 	for _, id := range cluster.SortedKeys(b.st.Groups) {
 		b.group(b.st.Groups[id])
 	}
@@ -48,6 +48,7 @@ type statusBuilder struct {
 	voters []wire.AgentID
 	// waiting says what a group's oldest set waits for.
 	waiting func(wire.GroupID) string
+	shares  cluster.Shares // of the sets that are granted now
 	out     *api.Status
 }
 
@@ -85,13 +86,14 @@ func rolesOf(a *cluster.Agent) []string {
 
 func (b *statusBuilder) agent(a *cluster.Agent) {
 	b.out.Agents = append(b.out.Agents, api.Agent{
-		ID: uint64(a.ID), Name: a.Name, Address: a.Address, Roles: rolesOf(a),
+		ID: uint64(a.ID), Name: a.Name, Address: a.Address, Roles: rolesOf(a), Domain: a.Domain,
 		Voter: slices.Contains(b.voters, a.ID), HeardSeconds: b.heardSeconds(a.ID),
 	})
 	if !a.Backup {
 		return
 	}
 	c := api.Component{Agent: a.Name, Member: b.st.IsMember(a.ID), Lost: a.Lost, Drain: a.Drain, HeardSeconds: b.heardSeconds(a.ID)}
+	c.Domain, c.Weight, c.WeightFixed, c.SharePercent = a.Domain, int(a.ShareWeight()), a.WeightFixed, b.shares.Percent(a.ID)
 	if g := b.st.Uses(a.ID); g != nil && c.Drain && c.Member {
 		c.DrainsFor = fmt.Sprintf("group %s: sets from %d on", g.Name, g.Applied+1)
 		if w := b.waiting(g.ID); w != "" {
@@ -100,24 +102,13 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 	}
 	if h, ok := b.heard[a.ID]; ok && h.Status.Component != nil {
 		cs := h.Status.Component
-		c.Rebuilding, c.OwnedUpdates, c.MirroredUpdates = cs.Rebuilding, cs.Owned, cs.Mirrored
+		c.Rebuilding, c.UnheldUpdates, c.UnappliedSets = cs.Rebuilding, cs.Unheld, cs.Sets
+		c.OwnedUpdates, c.OwnedBytes, c.MirroredUpdates, c.MirroredBytes = cs.Owned, cs.OwnedBytes, cs.Mirrored, cs.MirroredBytes
+		c.OwnedRate, c.MirroredRate = math.Round(h.Load.Owned), math.Round(h.Load.Mirrored)
+		c.BusyPercent, c.WaitingBytes = 100*h.Load.Busy, int64(h.Load.Waiting)
 		c.JournalUsed, c.JournalLimit = cs.Used, cs.Limit
 	}
 	b.out.Components = append(b.out.Components, c)
-}
-
-func (b *statusBuilder) shares() {
-	var all int64
-	for _, c := range b.out.Components {
-		if c.Member {
-			all += c.OwnedUpdates
-		}
-	}
-	for i := range b.out.Components {
-		if c := &b.out.Components[i]; c.Member && all > 0 {
-			c.SharePercent = 100 * float64(c.OwnedUpdates) / float64(all)
-		}
-	}
 }
 
 func (b *statusBuilder) group(g *cluster.Group) {
@@ -254,6 +245,13 @@ func (b *statusBuilder) alarms() {
 	}
 	for i := range b.out.Groups {
 		g := &b.out.Groups[i]
+		if d := b.st.Exposed(b.st.Groups[wire.GroupID(g.ID)]); d != "" && g.Promote == nil {
+			raise(api.Alarm{
+				Name: "exposed", Group: g.Name,
+				Text:   fmt.Sprintf("no component is known to be outside of domain %s, where it is written: the journals could die with the primary's site", d),
+				Remedy: "join a component at the secondary's site, or say where the components are with `flotilla component set NAME --domain DOMAIN`",
+			})
+		}
 		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
 		if g.Promote == nil && g.Waiting != "" && lag {
 			raise(api.Alarm{

@@ -10,6 +10,7 @@
 //	GET    /v1/agent                          Local: what only this agent knows
 //	GET    /v1/agents/{agent}                 Local of another agent
 //	GET    /v1/agents/{agent}/device?path=P   Device: the size of a file or block device there
+//	PATCH  /v1/agents/{agent}                 AgentChange
 //	DELETE /v1/agents/{agent}                 takes an agent out of the cluster
 //	POST   /v1/agents                         AgentRequest, by the agent that admits a joiner
 //	POST   /v1/tokens                         TokenRequest → Token

@@ -26,6 +26,13 @@ type Made struct {
 	ID uint64 `json:"id"`
 }
 
+// AgentChange changes what is not null: an agent's failure domain, empty for none, and its weight as a component, 1 to 255
+// or 0 to have it measured.
+type AgentChange struct {
+	Domain *string `json:"domain,omitempty"`
+	Weight *int    `json:"weight,omitempty"`
+}
+
 // DrainRequest asks a component to leave, or with Undo to stay. Force is needed to leave one component alone.
 type DrainRequest struct {
 	Undo  bool `json:"undo,omitempty"`
@@ -60,6 +67,7 @@ type AgentRequest struct {
 	Address   string   `json:"address"`
 	Roles     []string `json:"roles"`
 	TokenHash string   `json:"token_hash"`
+	Domain    string   `json:"domain,omitempty"`
 }
 
 // CertificateRequest asks for the next certificate of the agent whose connection carries it.
@@ -127,6 +135,7 @@ type JoinRequest struct {
 	Name    string   `json:"name"`
 	Address string   `json:"address"`
 	Roles   []string `json:"roles"`
+	Domain  string   `json:"domain,omitempty"`
 }
 
 // JoinAnswer makes the joiner an agent of the cluster.

@@ -29,24 +29,45 @@ type Agent struct {
 	Name         string   `json:"name"`
 	Address      string   `json:"address"`
 	Roles        []string `json:"roles"`
+	Domain       string   `json:"domain"`        // failure domain; empty when nobody has said
 	Voter        bool     `json:"voter"`         // a majority of the voters must run and reach each other
 	HeardSeconds *float64 `json:"heard_seconds"` // since its last word to the captain; null when never, or not known
 }
 
 // Component is one agent with the backup role.
 type Component struct {
-	Agent           string   `json:"agent"`
-	Member          bool     `json:"member"` // of the view
-	Lost            bool     `json:"lost"`
-	Drain           bool     `json:"drain"`      // asked to leave; it has left when it is no member
-	DrainsFor       string   `json:"drains_for"` // what a draining member waits for
-	HeardSeconds    *float64 `json:"heard_seconds"`
-	Rebuilding      bool     `json:"rebuilding"` // held updates wait for a new mirror
-	OwnedUpdates    int64    `json:"owned_updates"`
-	MirroredUpdates int64    `json:"mirrored_updates"`
-	SharePercent    float64  `json:"share_percent"` // of the unapplied updates that all members own
-	JournalUsed     int64    `json:"journal_used_bytes"`
-	JournalLimit    int64    `json:"journal_limit_bytes"`
+	Agent        string   `json:"agent"`
+	Member       bool     `json:"member"` // of the view
+	Lost         bool     `json:"lost"`
+	Drain        bool     `json:"drain"`      // asked to leave; it has left when it is no member
+	DrainsFor    string   `json:"drains_for"` // what a draining member waits for
+	HeardSeconds *float64 `json:"heard_seconds"`
+	Rebuilding   bool     `json:"rebuilding"` // held updates wait for a new mirror
+
+	// SharePercent is how much of all portions it owns in the sets that are granted now, by its weight in relation to others'.
+	Domain       string  `json:"domain"`
+	Weight       int     `json:"weight"`
+	WeightFixed  bool    `json:"weight_fixed"` // by an operator; otherwise it is measured
+	SharePercent float64 `json:"share_percent"`
+
+	// What it holds of unapplied sets.
+	OwnedUpdates    int64 `json:"owned_updates"`
+	OwnedBytes      int64 `json:"owned_bytes"`
+	MirroredUpdates int64 `json:"mirrored_updates"`
+	MirroredBytes   int64 `json:"mirrored_bytes"`
+
+	// Its load, on average over a second or two.
+	OwnedRate    float64 `json:"owned_bytes_per_second"` // taken as owner
+	MirroredRate float64 `json:"mirrored_bytes_per_second"`
+	BusyPercent  float64 `json:"busy_percent"`  // of the time, in which something waited for its journal's disk
+	WaitingBytes int64   `json:"waiting_bytes"` // that did, on average
+
+	// Its lag.
+	UnheldUpdates int64 `json:"unheld_updates"` // of those that it owns: not yet durable here and at the mirror
+	UnappliedSets int   `json:"unapplied_sets"` // that it has something of
+
+	JournalUsed  int64 `json:"journal_used_bytes"`
+	JournalLimit int64 `json:"journal_limit_bytes"`
 }
 
 // Group is one consistency group. Sets: applied ≤ applying ≤ committed ≤ granted, and open among the granted ones.

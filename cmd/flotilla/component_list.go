@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 
@@ -11,32 +10,15 @@ import (
 )
 
 func componentListCommand() *cobra.Command {
-	var conn connection
-	var asJSON bool
-	c := &cobra.Command{
-		Use: "list", Short: "List the backup components and their shares",
-		Example: "  flotilla component list --json",
-		Args:    usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-				s, err := client.Status(ctx)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return printJSON(cmd.OutOrStdout(), s.Components)
-				}
-				return printComponents(cmd.OutOrStdout(), s.Components)
-			})
-		},
-	}
-	conn.flags(c)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
+	return listing{
+		short: "List the backup components: their shares, load, lag and what they hold", example: "  flotilla component list --json",
+		document: func(s *api.Status) any { return s.Components },
+		print:    func(w io.Writer, s *api.Status) error { return printComponents(w, s.Components) },
+	}.command()
 }
 
 func printComponents(w io.Writer, components []api.Component) error {
-	rows := [][]string{{"COMPONENT", "STATE", "HEARD", "OWNED", "MIRRORED", "SHARE", "JOURNAL"}}
+	rows := [][]string{{"COMPONENT", "STATE", "HEARD", "DOMAIN", "WEIGHT", "SHARE", "TAKES AS OWNER", "AS MIRROR", "OWNS", "MIRRORS", "LAG", "JOURNAL"}}
 	for i := range components {
 		c := &components[i]
 		state := "joining"
@@ -52,10 +34,29 @@ func printComponents(w io.Writer, components []api.Component) error {
 		case c.Lost:
 			state = "lost"
 		}
+		weight := fmt.Sprint(c.Weight)
+		if c.WeightFixed {
+			weight += " fixed"
+		}
 		rows = append(rows, []string{
-			c.Agent, state, secondsText(c.HeardSeconds), fmt.Sprint(c.OwnedUpdates), fmt.Sprint(c.MirroredUpdates),
-			fmt.Sprintf("%.0f%%", c.SharePercent), bytesText(c.JournalUsed) + " of " + bytesText(c.JournalLimit),
+			c.Agent, state, secondsText(c.HeardSeconds), orDash(c.Domain), weight, fmt.Sprintf("%.0f%%", c.SharePercent),
+			bytesText(int64(c.OwnedRate)) + "/s", bytesText(int64(c.MirroredRate)) + "/s",
+			holdsText(c.OwnedUpdates, c.OwnedBytes), holdsText(c.MirroredUpdates, c.MirroredBytes),
+			fmt.Sprintf("%d not held, %d sets", c.UnheldUpdates, c.UnappliedSets),
+			bytesText(c.JournalUsed) + " of " + bytesText(c.JournalLimit),
 		})
 	}
 	return table(w, rows)
+}
+
+// holdsText says how many updates are held, and the bytes in them.
+func holdsText(updates, bytes int64) string {
+	return fmt.Sprintf("%d, %s", updates, bytesText(bytes))
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"time"
@@ -12,28 +11,11 @@ import (
 )
 
 func groupListCommand() *cobra.Command {
-	var conn connection
-	var asJSON bool
-	c := &cobra.Command{
-		Use: "list", Short: "List the groups",
-		Example: "  flotilla group list --json",
-		Args:    usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-				s, err := client.Status(ctx)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return printJSON(cmd.OutOrStdout(), s.Groups)
-				}
-				return printGroups(cmd.OutOrStdout(), s.Groups)
-			})
-		},
-	}
-	conn.flags(c)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
+	return listing{
+		short: "List the groups", example: "  flotilla group list --json",
+		document: func(s *api.Status) any { return s.Groups },
+		print:    func(w io.Writer, s *api.Status) error { return printGroups(w, s.Groups) },
+	}.command()
 }
 
 func printGroups(w io.Writer, groups []api.Group) error {

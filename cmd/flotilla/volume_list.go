@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 
@@ -11,38 +10,26 @@ import (
 )
 
 func volumeListCommand() *cobra.Command {
-	var conn connection
-	var asJSON bool
-	c := &cobra.Command{
-		Use: "list", Short: "List the volumes",
-		Example: "  flotilla volume list --json",
-		Args:    usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-				s, err := client.Status(ctx)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					type row struct {
-						Group string `json:"group"`
-						api.Volume
-					}
-					rows := []row{}
-					for i := range s.Groups {
-						for _, v := range s.Groups[i].Volumes {
-							rows = append(rows, row{s.Groups[i].Name, v})
-						}
-					}
-					return printJSON(cmd.OutOrStdout(), rows)
-				}
-				return printVolumes(cmd.OutOrStdout(), s.Groups)
-			})
-		},
+	return listing{
+		short: "List the volumes", example: "  flotilla volume list --json",
+		document: volumeRows,
+		print:    func(w io.Writer, s *api.Status) error { return printVolumes(w, s.Groups) },
+	}.command()
+}
+
+// volumeRows returns the volumes of all groups, each with its group's name.
+func volumeRows(s *api.Status) any {
+	type row struct {
+		Group string `json:"group"`
+		api.Volume
 	}
-	conn.flags(c)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
+	rows := []row{}
+	for i := range s.Groups {
+		for _, v := range s.Groups[i].Volumes {
+			rows = append(rows, row{s.Groups[i].Name, v})
+		}
+	}
+	return rows
 }
 
 func printVolumes(w io.Writer, groups []api.Group) error {
