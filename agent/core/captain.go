@@ -30,7 +30,8 @@ type captain struct {
 type heard struct {
 	at     time.Duration // when a status came whose answer the agent has seen: it hears, and is heard
 	st     *Status
-	rounds [64]arrival // the newest statuses, by their rounds
+	groups map[wire.Incarnation]*GroupStatus // those of st
+	rounds [64]arrival                       // the newest statuses, by their rounds
 }
 
 type arrival struct {
@@ -146,13 +147,17 @@ func (c *captain) status(from wire.AgentID, m *Status) {
 	if h.st != nil && m.Run != h.st.Run {
 		h.rounds = [64]arrival{}
 	}
-	h.st = m
+	h.st, h.groups = m, make(map[wire.Incarnation]*GroupStatus, len(m.Groups))
 	c.noteWork(from, m)
 	h.rounds[m.Round%64] = arrival{m.Round, c.n.now}
 	if a := h.rounds[m.Seen%64]; m.Seen != 0 && a.round == m.Seen {
 		h.at = max(h.at, a.at)
 	}
 	c.n.send(from, &CaptainSees{Run: m.Run, Round: m.Round})
+	for i := range m.Groups {
+		gs := &m.Groups[i]
+		h.groups[gs.Inc] = gs
+	}
 	for i := range m.Groups {
 		gs := &m.Groups[i]
 		if g := c.n.state.Groups[gs.Group]; g != nil {
@@ -198,14 +203,8 @@ func (c *captain) maxOpen(g *cluster.Group) wire.Set {
 
 // groupStatus is the newest word of an incarnation's primary about it, or nil.
 func (c *captain) groupStatus(inc *cluster.Incarnation) *GroupStatus {
-	h := c.heard[inc.Primary]
-	if h == nil || h.st == nil {
-		return nil
-	}
-	for i := range h.st.Groups {
-		if h.st.Groups[i].Inc == inc.ID {
-			return &h.st.Groups[i]
-		}
+	if h := c.heard[inc.Primary]; h != nil {
+		return h.groups[inc.ID]
 	}
 	return nil
 }

@@ -230,6 +230,7 @@ func (c *component) stateChanged() {
 			c.n.eff.Free = append(c.n.eff.Free, Free{Group: id, UpTo: past})
 		}
 	}
+	c.forgetSeals()
 	c.touched = true
 }
 

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -190,11 +191,20 @@ func (c *component) purge(g *cluster.Group) {
 		}
 		c.poll = true
 	}
-	for id := range c.sealedAt {
-		if id>>8 < wire.Incarnation(c.n.state.Index) && !slices.ContainsFunc(cluster.SortedKeys(c.n.state.Groups), func(g wire.GroupID) bool { return c.n.state.Groups[g].Inc(id) != nil }) {
-			delete(c.sealedAt, id)
+}
+
+// forgetSeals drops the seals of incarnations that nobody speaks of any more.
+func (c *component) forgetSeals() {
+	if len(c.sealedAt) == 0 {
+		return
+	}
+	known := map[wire.Incarnation]bool{}
+	for _, g := range c.n.state.Groups {
+		for _, inc := range g.Incs {
+			known[inc.ID] = true
 		}
 	}
+	maps.DeleteFunc(c.sealedAt, func(id wire.Incarnation, _ wire.Seq) bool { return !known[id] })
 }
 
 // cut drops a holding's entries above the seal.
