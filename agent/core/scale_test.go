@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -179,5 +180,72 @@ func BenchmarkScale(b *testing.B) {
 				b.SetBytes(int64(len(n.state.Encode())))
 			}
 		})
+	}
+}
+
+// TestStateSize: what a component, a volume, a group and a grant cost in the replicated state, and so in a snapshot, is
+// small, and sets that are granted alike cost nothing.
+func TestStateSize(t *testing.T) {
+	bytes := func(components, volumes, groups int) int { return len(large(t, components, volumes, groups).Encode()) }
+	whole := bytes(manyComponents, manyVolumes, 1)
+	volume := (whole - bytes(manyComponents, manyVolumes/2, 1)) / (manyVolumes / 2)
+	component := (whole - bytes(manyComponents/2, manyVolumes, 1)) / (manyComponents / 2)
+	group := (bytes(manyComponents, manyVolumes, 11) - whole) / 10
+	st := large(t, manyComponents, manyVolumes, 1)
+	index := uint64(1 << 30)
+	grant := func(sets wire.Set) {
+		g := st.Groups[1]
+		for end := g.Granted + sets; g.Granted < end; {
+			index++
+			if _, err := st.Apply(index, &cluster.Command{Open: &cluster.Open{Group: 1, First: g.Granted + 1, Last: g.Granted + 4, View: st.View}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	grant(40000)
+	alike := len(st.Encode()) - whole
+	for i := range 10 {
+		st.Agents[1].Weight = uint8(i + 1)
+		grant(4)
+	}
+	each := (len(st.Encode()) - whole - alike) / 10
+	t.Logf("%d bytes; a component %d, a volume %d, a group %d; 40000 sets granted alike %d, a grant %d", whole, component, volume, group, alike, each)
+	for what, c := range map[string]struct{ have, most int }{
+		"component": {component, 300}, "volume": {volume, 200}, "group": {group, 4000}, "40000 sets granted alike": {alike, 16}, "grant": {each, 1200},
+	} {
+		if c.have > c.most {
+			t.Errorf("%s: %d bytes, want at most %d", what, c.have, c.most)
+		}
+	}
+}
+
+// BenchmarkMemory reports what the replicated state of the largest cluster takes in memory on each agent, and what a
+// component's index takes for an unapplied update.
+func BenchmarkMemory(b *testing.B) {
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	st := large(b, manyComponents, manyVolumes, 1)
+	g := st.Groups[1]
+	inc := g.Incs[len(g.Incs)-1]
+	for range b.N {
+		before := heap()
+		n := largeNode(b, st, 0)
+		node := heap() - before
+		const updates = 100000
+		for i := 0; i < updates; {
+			body := &wire.Body{Group: 1, Primary: inc.Primary, Incarnation: inc.ID, Set: 5}
+			for range 64 { // updates of 4 KiB in a frame
+				i++
+				body.Updates = append(body.Updates, wire.Update{Seq: wire.Seq(i), Volume: wire.VolumeID(1 + i%100), Kind: wire.KindWrite, Length: 4096})
+			}
+			n.Restore(i, body)
+		}
+		b.ReportMetric(float64(node), "B/agent")
+		b.ReportMetric(float64(heap()-before-node)/updates, "B/update")
+		runtime.KeepAlive(n)
 	}
 }

@@ -83,6 +83,25 @@ func (s *scenario) taken() map[wire.AgentID]int64 {
 	return out
 }
 
+// parts runs for so many sets and returns what each component took as owner meanwhile, in relation to the mean.
+func (s *scenario) parts(t *testing.T, open func() wire.Set, sets wire.Set) map[wire.AgentID]float64 {
+	t.Helper()
+	s.w.runUntil(s.w.now + 200*time.Millisecond) // the captain has heard of all that was before
+	before, until := s.taken(), open()+sets
+	s.runTo(t, "some sets more", func(*cluster.State) bool { return open() > until })
+	took, sum := s.taken(), int64(0)
+	for id := range took {
+		took[id] -= before[id]
+		sum += took[id]
+	}
+	parts := map[wire.AgentID]float64{}
+	for id, n := range took {
+		parts[id] = float64(n) * float64(len(took)) / float64(sum)
+	}
+	t.Logf("sets from %d on: %v", until-sets, parts)
+	return parts
+}
+
 func start(t *testing.T, components, volumes int) *scenario {
 	t.Helper()
 	sh := shape{components: components, primaries: 1, mode: cluster.Async, period: 200}
@@ -103,6 +122,9 @@ func start(t *testing.T, components, volumes int) *scenario {
 func TestJoinerUnderLoad(t *testing.T) {
 	s := start(t, 5, 400)
 	const joiner = wire.AgentID(5)
+	for id := range joiner { // nothing is measured
+		s.propose(cluster.Command{SetAgent: &cluster.SetAgent{Agent: id + 1, Weight: new(uint8(cluster.NominalWeight))}})
+	}
 	s.propose(cluster.Command{Drain: &cluster.Drain{Agent: joiner}})
 	s.runTo(t, "the leaving", func(st *cluster.State) bool { return !st.IsMember(joiner) })
 	stop := s.load(500 * time.Microsecond)
@@ -126,22 +148,24 @@ func TestJoinerUnderLoad(t *testing.T) {
 	if first-from > 6 {
 		t.Errorf("set %d was open when it joined, and set %d is the first with it", from, first)
 	}
-	s.w.runUntil(s.w.now + 200*time.Millisecond) // the captain has heard of all of it
-	before := s.taken()
-	// Five sets, all portions in them.
-	s.runTo(t, "five sets more", func(*cluster.State) bool { return open() >= first+6 })
-	sum := int64(0)
-	took := s.taken()
-	for id := range took {
-		took[id] -= before[id]
-		sum += took[id]
-	}
-	for id, n := range took {
-		if part := 5 * float64(n) / float64(sum); part < 0.8 || part > 1.2 {
-			t.Errorf("component %d took %.2f of its share of %d bytes in the sets %d to %d", id, part, sum/5, first, open())
+	for id, part := range s.parts(t, open, 5) {
+		if part < 0.8 || part > 1.2 {
+			t.Errorf("component %d took %.2f of its share in the sets from %d on", id, part, first)
 		}
 	}
-	t.Logf("set %d was open at the join, %d is the first with it; taken as owner from there on: %v", from, first, took)
+	// The same for a weight.
+	s.propose(cluster.Command{SetAgent: &cluster.SetAgent{Agent: 2, Weight: new(uint8(cluster.NominalWeight / 2))}})
+	from = open()
+	s.runTo(t, "the first set with the weight", func(st *cluster.State) bool {
+		gr := st.Groups[s.w.group].Grant(open())
+		return gr != nil && gr.Weights != nil && gr.Weights[1] == cluster.NominalWeight/2
+	})
+	if first = open(); first-from > 6 {
+		t.Errorf("set %d was open when the weight changed, and set %d is the first with it", from, first)
+	}
+	if part := s.parts(t, open, 5)[2] * 4.5 / 2.5; part < 0.8 || part > 1.2 { // in relation to 50 of 450
+		t.Errorf("with half the weight component 2 takes %.2f of its share", part)
+	}
 	stop()
 	s.rest(t)
 	if err := s.finish(); err != nil {
