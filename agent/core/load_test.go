@@ -9,28 +9,36 @@ import (
 	"flotilla/wire"
 )
 
-// TestLoad: a component's word of itself says what it took and holds, and how long that waited for the journal.
-func TestLoad(t *testing.T) {
-	n, run := alone(t)
+// written adds a group that an agent elsewhere writes.
+func written(t *testing.T, n *Node, run func()) (*cluster.Group, *cluster.Incarnation) {
+	t.Helper()
 	for _, c := range []cluster.Command{
-		{AddAgent: &cluster.AddAgent{Name: "two", Address: "two:1", Primary: true, Secondary: true}},
+		{AddAgent: &cluster.AddAgent{Name: "two", Address: "two:1", Secondary: true}},
+		{AddAgent: &cluster.AddAgent{Name: "three", Address: "three:1", Primary: true}},
 		{CreateGroup: &cluster.CreateGroup{Name: "g"}},
-		{CreateVolume: &cluster.CreateVolume{Group: 1, Name: "v", Size: 1 << 30, Primary: 2, Source: "s", Secondary: 2, Target: "t"}},
-		{Attach: &cluster.Attach{Group: 1, Primary: 2, Nonce: 1}},
+		{CreateVolume: &cluster.CreateVolume{Group: 1, Name: "v", Size: 1 << 30, Primary: 3, Source: "s", Secondary: 2, Target: "t"}},
+		{Attach: &cluster.Attach{Group: 1, Primary: 3, Nonce: 1}},
 	} {
 		n.Propose(c)
 	}
 	run()
 	g := n.state.Groups[1]
-	inc := g.Live(2)
+	inc := g.Live(3)
 	if inc == nil || g.Granted == 0 {
 		t.Fatalf("nothing is granted: %+v", g)
 	}
+	return g, inc
+}
+
+// TestLoad: a component's word of itself says what it took and holds, and how long that waited for the journal.
+func TestLoad(t *testing.T) {
+	n, run := alone(t)
+	g, inc := written(t, n, run)
 	n.Take()
 	send := func(seq wire.Seq, kind wire.Kind) uint64 {
 		t.Helper()
-		n.ReceiveFrame(n.now, 2, wire.Route{No: uint64(seq), View: n.state.View, Owner: 1}, &wire.Body{
-			Group: 1, Primary: 2, Incarnation: inc.ID, Set: g.Granted, Updates: []wire.Update{{Seq: seq, Volume: 1, Kind: kind, Length: 4096}},
+		n.ReceiveFrame(n.now, 3, wire.Route{No: uint64(seq), View: n.state.View, Owner: 1}, &wire.Body{
+			Group: 1, Primary: 3, Incarnation: inc.ID, Set: g.Granted, Updates: []wire.Update{{Seq: seq, Volume: 1, Kind: kind, Length: 4096}},
 		})
 		e := n.Take()
 		if len(e.Store) != 1 {
@@ -60,5 +68,27 @@ func TestLoad(t *testing.T) {
 	want := 3*float64(4096+updateOverhead) + 2*updateOverhead
 	if s.TakenOwned-before.TakenOwned != 4096 || busy != 4*time.Second || waited < want-1 || waited > want+1 {
 		t.Errorf("took %d bytes, busy for %v, %.0f byte-seconds waited; want 4096, 4s, %.0f", s.TakenOwned-before.TakenOwned, busy, waited, want)
+	}
+	send(3, wire.KindZero)
+	n.now += time.Second
+	if more := n.comp.status().Busy - before.Busy; more != 5*time.Second {
+		t.Errorf("with one more on its way it was busy for %v, want 5s", more)
+	}
+}
+
+// TestGrantAnew: another assignment is granted at once, though there are sets enough that are granted.
+func TestGrantAnew(t *testing.T) {
+	n, run := alone(t)
+	written(t, n, run)
+	g := n.state.Groups[1]
+	for name, set := range map[string]*cluster.SetAgent{
+		"nothing": {Agent: 1}, "a domain": {Agent: 1, Domain: new("here")}, "the targets' domain": {Agent: 2, Domain: new("there")},
+	} {
+		granted, grants := g.Granted, len(g.Grants)
+		n.Propose(cluster.Command{SetAgent: set})
+		run()
+		if anew := len(g.Grants) > grants; anew != (g.Granted > granted) || anew == (name == "nothing") {
+			t.Errorf("%s: %d grants up to set %d, before %d up to %d", name, len(g.Grants), g.Granted, grants, granted)
+		}
 	}
 }

@@ -251,7 +251,7 @@ func TestGrantedSetsKeepTheirAssignment(t *testing.T) {
 	do(Command{Weigh: &Weigh{Agent: 2, Weight: 50, MembersAt: s.MembersAt}})
 	do(Command{Weigh: &Weigh{Agent: 3, Weight: 10, MembersAt: s.MembersAt - 1}}) // late
 	do(Command{Weigh: &Weigh{Agent: 1, Weight: 10, MembersAt: s.MembersAt}})     // fixed
-	for i, d := range []string{"a", "a", "b", "a", "a", "b"} {
+	for i, d := range []string{"a", "c", "b", "a", "a", "b"} {
 		do(Command{SetAgent: &SetAgent{Agent: wire.AgentID(i + 1), Domain: &d}})
 	}
 	if !maps.Equal(before, pairs(3)) {
@@ -259,7 +259,7 @@ func TestGrantedSetsKeepTheirAssignment(t *testing.T) {
 	}
 	do(Command{Open: &Open{Group: 1, First: 9, Last: 9, View: 1}})
 	gr := g.Grant(9)
-	if fmt.Sprint(gr.Weights, gr.Domains, gr.Targets) != "[200 50 100] [a a b] [b]" {
+	if fmt.Sprint(gr.Weights, gr.Domains, gr.Targets) != "[200 50 100] [a c b] [b]" {
 		t.Fatalf("granted with weights %v, domains %v, targets %v", gr.Weights, gr.Domains, gr.Targets)
 	}
 	for p, pair := range pairs(9) {
@@ -267,11 +267,17 @@ func TestGrantedSetsKeepTheirAssignment(t *testing.T) {
 			t.Fatalf("portion %v has no copy in the targets' domain: %v", p, pair)
 		}
 	}
+	nine := pairs(9)
+	do(Command{SetAgent: &SetAgent{Agent: 6, Domain: new("a")}})
+	if !maps.Equal(nine, pairs(9)) {
+		t.Fatal("a granted set followed the label of a secondary")
+	}
+	do(Command{SetAgent: &SetAgent{Agent: 6, Domain: new("b")}})
 	// A loss folds with the weights and labels of its own time.
 	do(Command{Lose: &Lose{Agent: 3, View: 1}})
 	after := pairs(9)
 	do(Command{SetAgent: &SetAgent{Agent: 1, Weight: new(uint8(0))}})
-	do(Command{SetAgent: &SetAgent{Agent: 2, Domain: new("c")}})
+	do(Command{SetAgent: &SetAgent{Agent: 2, Domain: new("d")}})
 	if !maps.Equal(after, pairs(9)) {
 		t.Fatal("a set moved after its loss")
 	}
