@@ -27,6 +27,7 @@ type collector struct {
 	view, members, captain, eventCount       *prometheus.Desc
 	set, rpo, queued, copyLeft               *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
+	share, taken, waiting, unheld            *prometheus.Desc
 	peerSent, peerReceived                   *prometheus.Desc
 	nbdConnections, nbdAnswered, nbdBuffered *prometheus.Desc
 	certificate                              *prometheus.Desc
@@ -50,6 +51,10 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, peers fun
 		journalUsed:  d("journal_used_bytes", "Space that a component's journal takes; on the captain.", "agent"),
 		journalLimit: d("journal_limit_bytes", "Space that a component's journal may take; on the captain.", "agent"),
 		updates:      d("component_updates", "Unapplied updates that a component holds; on the captain.", "agent", "as"),
+		share:        d("component_share_percent", "Of all portions, those that a component owns.", "agent"),
+		taken:        d("component_taken_bytes_per_second", "What a component takes; on the captain.", "agent", "as"),
+		waiting:      d("component_waiting_bytes", "What waits for a component's journal on average; on the captain.", "agent"),
+		unheld:       d("component_unheld_updates", "Updates that a component owns and that are not yet held; on the captain.", "agent"),
 
 		peerSent:     d("peer_sent_bytes_total", "Bytes sent to another agent since the start, above TLS; of kind data: updates, compressed.", "peer", "kind"),
 		peerReceived: d("peer_received_bytes_total", "Bytes received from another agent since the start, above TLS.", "peer", "kind"),
@@ -73,7 +78,7 @@ func newMetricsHandler(c *collector) http.Handler {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft,
-		c.journalUsed, c.journalLimit, c.updates, c.peerSent, c.peerReceived, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
+		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
 		c.certificate,
 	} {
 		ch <- d
@@ -95,12 +100,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		m := &s.Components[i]
 		if m.Member {
 			members++
+			gauge(c.share, m.SharePercent, m.Agent)
 		}
 		if captain {
 			gauge(c.journalUsed, float64(m.JournalUsed), m.Agent)
 			gauge(c.journalLimit, float64(m.JournalLimit), m.Agent)
 			gauge(c.updates, float64(m.OwnedUpdates), m.Agent, "owner")
 			gauge(c.updates, float64(m.MirroredUpdates), m.Agent, "mirror")
+			gauge(c.taken, m.OwnedRate, m.Agent, "owner")
+			gauge(c.taken, m.MirroredRate, m.Agent, "mirror")
+			gauge(c.waiting, float64(m.WaitingBytes), m.Agent)
+			gauge(c.unheld, float64(m.UnheldUpdates), m.Agent)
 		}
 	}
 	gauge(c.members, float64(members))

@@ -94,10 +94,12 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 	}
 	c := api.Component{Agent: a.Name, Member: b.st.IsMember(a.ID), Lost: a.Lost, Drain: a.Drain, HeardSeconds: b.heardSeconds(a.ID)}
 	c.Domain, c.Weight, c.WeightFixed, c.SharePercent = a.Domain, int(a.ShareWeight()), a.WeightFixed, b.shares.Percent(a.ID)
-	if g := b.st.Uses(a.ID); g != nil && c.Drain && c.Member {
-		c.DrainsFor = fmt.Sprintf("group %s: sets from %d on", g.Name, g.Applied+1)
-		if w := b.waiting(g.ID); w != "" {
-			c.DrainsFor = fmt.Sprintf("group %s: %s", g.Name, w)
+	if c.Drain && c.Member {
+		if g := b.st.Uses(a.ID); g != nil {
+			c.DrainsFor = fmt.Sprintf("group %s: sets from %d on", g.Name, g.Applied+1)
+			if w := b.waiting(g.ID); w != "" {
+				c.DrainsFor = fmt.Sprintf("group %s: %s", g.Name, w)
+			}
 		}
 	}
 	if h, ok := b.heard[a.ID]; ok && h.Status.Component != nil {
