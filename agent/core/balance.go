@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -74,8 +75,13 @@ func (w *work) since(from *work) (l Load, ok bool) {
 // rate is the work of a component between its last two statuses that are a little apart.
 type rate struct{ from, to work }
 
-// rateEvery is how far apart.
-const rateEvery = time.Second
+// rateEvery is how far apart, and rateOld the age from which they say nothing of today. maxWaited bounds what a component
+// may claim: a GiB that waits for a million years.
+const (
+	rateEvery = time.Second
+	rateOld   = 3 * rateEvery
+	maxWaited = 1 << 75
+)
 
 func newBalance() balance {
 	return balance{from: map[wire.AgentID]work{}, length: 1, rates: map[wire.AgentID]*rate{}}
@@ -83,7 +89,7 @@ func newBalance() balance {
 
 // noteWork takes a component's status.
 func (c *captain) noteWork(from wire.AgentID, m *Status) {
-	if m.Component == nil {
+	if m.Component == nil || !(m.Component.Waited >= 0 && m.Component.Waited < maxWaited) { // nor NaN
 		return
 	}
 	w := work{
@@ -99,9 +105,9 @@ func (c *captain) noteWork(from wire.AgentID, m *Status) {
 	}
 }
 
-// load returns how much a component takes.
-func (b *balance) load(a wire.AgentID) Load {
-	if r := b.rates[a]; r != nil {
+// load returns how much a component takes, nothing when it is silent.
+func (b *balance) load(a wire.AgentID, now time.Duration) Load {
+	if r := b.rates[a]; r != nil && now-r.to.at < rateOld {
 		l, _ := r.to.since(&r.from)
 		return l
 	}
@@ -132,6 +138,7 @@ func (c *captain) weigh(now *cluster.Shares) {
 	switch {
 	case !now.Equal(&b.shares):
 		b.shares, b.from = *now, nil
+		maps.DeleteFunc(b.rates, func(a wire.AgentID, _ *rate) bool { return c.n.state.Agents[a] == nil })
 		fallthrough
 	case b.from == nil:
 		b.began, b.from = c.n.now, map[wire.AgentID]work{}

@@ -180,3 +180,25 @@ func TestHotPortionMovesSeldom(t *testing.T) {
 		t.Errorf("%d changes in %v, want at most %d", b.weighs-before, later, most)
 	}
 }
+
+// TestLoadIsOfToday: the load that status shows is that of the last seconds; nonsense that a component says is not shown.
+func TestLoadIsOfToday(t *testing.T) {
+	n, _ := alone(t)
+	say := func(round uint64, taken int64, waited float64) Load {
+		n.now += time.Second
+		n.captain.status(9, &Status{Run: 1, Round: round, Component: &ComponentStatus{TakenOwned: taken, Waited: waited}})
+		return n.Heard()[9].Load
+	}
+	say(1, 0, 0)
+	if l := say(2, 5000, 100); l.Owned != 5000 || l.Waiting != 100 {
+		t.Errorf("after 5000 bytes in a second: %+v", l)
+	}
+	for i, nonsense := range []float64{math.NaN(), math.Inf(1), -1} {
+		if l := say(uint64(3+i), 5000, nonsense); l.Waiting != 100 && l != (Load{}) {
+			t.Errorf("after %v byte-seconds: %+v", nonsense, l)
+		}
+	}
+	if l := n.Heard()[9].Load; l != (Load{}) {
+		t.Errorf("three seconds later: %+v", l)
+	}
+}

@@ -254,7 +254,7 @@ func (n *Node) Heard() map[wire.AgentID]Heard {
 	}
 	out := map[wire.AgentID]Heard{}
 	for id, h := range n.captain.heard {
-		out[id] = Heard{Ago: n.now - h.at, Status: *h.st, Load: n.captain.balance.load(id)}
+		out[id] = Heard{Ago: n.now - h.at, Status: *h.st, Load: n.captain.balance.load(id, n.now)}
 	}
 	return out
 }
