@@ -168,6 +168,12 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if q.RemovePrimary != "" {
+		return s.removePrimary(w, r, &q)
+	}
+	if q.Force {
+		return &api.Error{Code: api.Invalid, Text: "force is for remove_primary: nothing else of a group needs it"}
+	}
 	if q.Name != "" || q.PortionSize != 0 {
 		return &api.Error{Code: api.Invalid, Text: "a group's name and portion size are fixed when it is made: make another group"}
 	}
@@ -177,6 +183,36 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 			return cluster.Command{}, err
 		}
 		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes}}, nil
+	})
+}
+
+// removePrimary takes an agent's volumes out of a group. Whether it is heard only the captain knows, and one that was
+// elected a moment ago does not yet.
+func (s *apiServer) removePrimary(w http.ResponseWriter, r *http.Request, q *api.GroupRequest) error {
+	if (*q != api.GroupRequest{RemovePrimary: q.RemovePrimary, Force: q.Force}) {
+		return &api.Error{Code: api.Invalid, Text: "remove_primary is asked for alone: change the settings in another request"}
+	}
+	elected := s.events.electedAt()
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		a := n.State().AgentByName(q.RemovePrimary)
+		if a == nil {
+			return cluster.Command{}, noAgent(q.RemovePrimary)
+		}
+		heard, ok := n.Heard()[a.ID]
+		switch {
+		case q.Force:
+		case ok && heard.Ago < silentAfter:
+			return cluster.Command{}, &api.Error{Code: api.Refused, Text: fmt.Sprintf(
+				"primary %q was heard %.1f s ago: its applications would lose their volumes: stop its agent first, or use --force", a.Name, heard.Ago.Seconds())}
+		case !ok && n.Now()-elected < silentAfter:
+			return cluster.Command{}, &api.Error{Code: api.Unavailable, Text: fmt.Sprintf(
+				"the captain was elected a moment ago and does not know yet whether primary %q lives: try again in %v", a.Name, silentAfter)}
+		}
+		return cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: g.ID, Primary: a.ID, Force: q.Force}}, nil
 	})
 }
 

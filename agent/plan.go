@@ -36,7 +36,7 @@ func planOf(n *core.Node, g *cluster.Group) *api.Plan {
 		p.AgeSeconds = seconds(b.now - newest.Label)
 	}
 	for _, id := range cluster.SortedKeys(g.Volumes) {
-		if v := g.Volumes[id]; v.CopiedAt == 0 {
+		if v := g.Volumes[id]; v.CopiedAt == 0 && v.Removed == nil {
 			p.Uncopied = append(p.Uncopied, v.Name)
 		}
 	}

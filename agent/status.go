@@ -140,12 +140,27 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		}
 		src := b.source(g, v.Primary)
 		vol.CopyLeft, vol.CopyTotal = src.CopyLeft, src.CopyTotal
+		vol.Removed = removedOf(g, v)
 		out.Volumes = append(out.Volumes, vol)
 	}
 	if g.Phase != cluster.Replicating {
 		out.Promote = promoteOf(g)
 	}
 	b.out.Groups = append(b.out.Groups, out)
+}
+
+// removedOf returns where the target of a removed volume stands, nil for any other.
+func removedOf(g *cluster.Group, v *cluster.Volume) *api.Removed {
+	r := v.Removed
+	switch {
+	case r == nil:
+		return nil
+	case v.Usable():
+		return &api.Removed{Point: pointOf(r.Point), Done: g.Done(v)}
+	case r.Torn:
+		return &api.Removed{Done: g.Done(v), Reason: "a set was lost while it was being applied"}
+	}
+	return &api.Removed{Done: g.Done(v), Reason: "its first copy was not whole"}
 }
 
 // source returns where a primary stands, by its newest word to the captain about its newest incarnation.
@@ -254,6 +269,7 @@ func (b *statusBuilder) alarms() {
 				Remedy: "join a component at the secondary's site, or say where the components are with `flotilla component set NAME --domain DOMAIN`",
 			})
 		}
+		b.primaryAlarms(g, raise)
 		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
 		if g.Promote == nil && g.Waiting != "" && lag {
 			raise(api.Alarm{
@@ -291,5 +307,43 @@ func (b *statusBuilder) cutLinks(raise func(api.Alarm)) {
 				Remedy: "mend the network between the two; nothing is lost meanwhile",
 			})
 		}
+	}
+}
+
+// primaryAlarms names the primaries that hold up the recovery point of the others, and the volumes that were taken out so
+// that they do not.
+func (b *statusBuilder) primaryAlarms(g *api.Group, raise func(api.Alarm)) {
+	for _, p := range g.Primaries {
+		i := slices.IndexFunc(b.out.Agents, func(a api.Agent) bool { return a.Name == p.Agent })
+		if g.Promote != nil || len(g.Primaries) < 2 || i < 0 || !b.out.Complete {
+			continue
+		}
+		silent := b.tenure
+		if heard := b.out.Agents[i].HeardSeconds; heard != nil {
+			silent = time.Duration(*heard * float64(time.Second))
+		}
+		if silent <= silentAfter {
+			continue
+		}
+		raise(api.Alarm{
+			Name: "point-frozen", Group: g.Name, Agent: p.Agent,
+			Text: fmt.Sprintf("its recovery point stands still: primary %s has not been heard of for %.0f s, and nobody can say what its volumes hold; the others go on in a chain",
+				p.Agent, silent.Seconds()),
+			Remedy: fmt.Sprintf("start that agent, or mend its network; if it is gone for good: flotilla group set %s --remove-primary %s", g.Name, p.Agent),
+		})
+	}
+	for _, v := range g.Volumes {
+		if v.Removed == nil {
+			continue
+		}
+		where := "at no point: " + v.Removed.Reason
+		if v.Removed.Point != nil {
+			where = fmt.Sprintf("at set %d of %s", v.Removed.Point.Set, v.Removed.Point.Label.Format(time.RFC3339))
+		}
+		raise(api.Alarm{
+			Name: "volume-removed", Group: g.Name, Agent: v.Primary,
+			Text:   fmt.Sprintf("volume %s is out of the group: it is neither replicated nor served, and its target on %s stands %s", v.Name, v.Secondary, where),
+			Remedy: fmt.Sprintf("save or use the target if it is wanted, then: flotilla volume delete %s/%s; create it anew to protect it again", g.Name, v.Name),
+		})
 	}
 }

@@ -9,6 +9,10 @@ type GroupRequest struct {
 	PeriodMS    int64  `json:"period_ms,omitempty"`
 	SetBytes    int64  `json:"set_bytes,omitempty"`
 	PortionSize uint64 `json:"portion_size_bytes,omitempty"`
+	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
+	// the agent is heard, and in a sync group.
+	RemovePrimary string `json:"remove_primary,omitempty"`
+	Force         bool   `json:"force,omitempty"`
 }
 
 // VolumeRequest adds a volume to a group. Agents are named.

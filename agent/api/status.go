@@ -130,6 +130,15 @@ type Volume struct {
 	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
 	CopyLeft  int64 `json:"copy_left_bytes"`
 	CopyTotal int64 `json:"copy_total_bytes"`
+	// Removed is not null once its primary was taken out of the group: it is neither replicated nor served.
+	Removed *Removed `json:"removed"`
+}
+
+// Removed is where the target of a removed volume stands.
+type Removed struct {
+	Point  *Point `json:"point"`  // what its target holds; null when it is of no use
+	Done   bool   `json:"done"`   // the target has got all that it will ever get, and is closed
+	Reason string `json:"reason"` // why Point is null
 }
 
 // Promote is how far a promote has come.

@@ -123,6 +123,13 @@ func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
 			return false
 		}
 	}
+	if c.n.mutant("removed-counts") {
+		for _, v := range g.Volumes {
+			if v.Removed != nil && !slices.ContainsFunc(g.Incs, func(inc *cluster.Incarnation) bool { return inc.Primary == v.Primary && inc.Contributes(n) }) {
+				return false
+			}
+		}
+	}
 	return true
 }
 

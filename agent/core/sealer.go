@@ -1,6 +1,8 @@
 package core
 
 import (
+	"slices"
+
 	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 )
@@ -176,9 +178,10 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 			point = n
 		}
 	}
+	primaries := g.Primaries()
 	for _, inc := range g.Incs {
-		if inc.First == 0 {
-			continue
+		if inc.First == 0 || !slices.Contains(primaries, inc.Primary) {
+			continue // of volumes that were taken out nothing was to be reached
 		}
 		gs, ok := w.seen[inc.ID]
 		if !ok {

@@ -50,12 +50,14 @@ func (n *Node) incomplete(g *cluster.Group, w *groupWatch, set wire.Set) (why []
 		d := w.done[incSet{g.ID, set, inc}]
 		switch {
 		case i.Ended && !i.Sealed:
-			why = append(why, fmt.Sprintf("incarnation %d of agent %d is not sealed yet", inc, i.Primary))
+			why = append(why, fmt.Sprintf("incarnation %d of %s is not sealed yet", inc, n.nameOf(i.Primary)))
+		case (d == nil || d.view != n.state.View) && !i.Ended && !n.captain.hears(i.Primary, n.cfg.LossAfter):
+			why = append(why, fmt.Sprintf("primary %s is not heard, and may have written to it", n.nameOf(i.Primary)))
 		case d == nil || d.view != n.state.View:
 			owner := n.state.Pair(g, set, wire.MarkPortion(i.Primary)).Owner
-			why = append(why, fmt.Sprintf("agent %d has not said that what agent %d wrote is complete", owner, i.Primary))
+			why = append(why, fmt.Sprintf("%s has not said that what %s wrote is complete", n.nameOf(owner), n.nameOf(i.Primary)))
 		case set <= g.ApplyTo && !d.written:
-			why = append(why, fmt.Sprintf("what agent %d wrote is not yet on the targets", i.Primary))
+			why = append(why, fmt.Sprintf("what %s wrote is not yet on the targets", n.nameOf(i.Primary)))
 		}
 	}
 	return why
@@ -70,8 +72,20 @@ func (n *Node) noPoint(g *cluster.Group, set wire.Set) (why []string) {
 	}
 	for _, p := range g.Primaries() {
 		if !g.WholeAt(p, set, nil, nil) {
-			why = append(why, fmt.Sprintf("agent %d is not whole: it resyncs, or is away", p))
+			state := "it resyncs"
+			if !n.captain.hears(p, n.cfg.LossAfter) {
+				state = "it is not heard"
+			}
+			why = append(why, fmt.Sprintf("primary %s is not whole: %s", n.nameOf(p), state))
 		}
 	}
 	return why
+}
+
+// nameOf returns an agent's name, or its number when the state has no such agent.
+func (n *Node) nameOf(id wire.AgentID) string {
+	if a := n.state.Agents[id]; a != nil {
+		return a.Name
+	}
+	return fmt.Sprintf("agent %d", id)
 }

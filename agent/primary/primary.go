@@ -46,8 +46,9 @@ type Primary struct {
 	sentFrames, sentRaw, sentBytes, inlined atomic.Int64
 
 	// Only the watcher uses these.
-	seenIndex uint64
-	seenAny   bool
+	seenIndex   uint64
+	seenAny     bool
+	toldRemoved map[wire.VolumeID]bool
 
 	mu sync.Mutex
 
@@ -73,7 +74,7 @@ func New(o Options) (*Primary, error) {
 		dir: o.Dir, fs: o.FS, sender: o.Sender, exporter: o.Exporter, openSource: o.OpenSource, cached: o.Cached, codec: o.Codec,
 		log: o.Logger, onEvent: o.OnEvent, limits: o.Limits,
 		wake: make(chan struct{}, 1), follow: make(chan struct{}, 1),
-		groups: map[wire.GroupID]*group{}, failed: map[wire.VolumeID]*failedOpen{},
+		groups: map[wire.GroupID]*group{}, failed: map[wire.VolumeID]*failedOpen{}, toldRemoved: map[wire.VolumeID]bool{},
 	}
 	p.bodies.New = func() any { return new([]byte) }
 	p.ctx, p.cancel = context.WithCancel(context.Background())

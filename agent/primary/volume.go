@@ -280,7 +280,7 @@ func wanted(n *core.Node) []groupWanted {
 		g := st.Groups[gid]
 		w := groupWanted{id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1}
 		for _, vid := range sortedVolumes(g) {
-			if v := g.Volumes[vid]; v.Primary == n.ID() {
+			if v := g.Volumes[vid]; v.Primary == n.ID() && v.Removed == nil {
 				w.volumes = append(w.volumes, volumeWanted{id: vid, name: g.Name + "/" + v.Name, path: v.Source, size: v.Size})
 			}
 		}

@@ -57,6 +57,7 @@ func (p *Primary) look(senders map[wire.AgentID]*sender) {
 	seen := make([]observation, len(groups))
 	var owners, members []wire.AgentID
 	var want []groupWanted
+	var gone []removedVolume
 	var heard, changed bool
 	p.loop.View(func(n *core.Node) {
 		owners = n.Hops()
@@ -64,7 +65,7 @@ func (p *Primary) look(senders map[wire.AgentID]*sender) {
 		heard = n.Captain() != 0 && n.CaptainSeen() < captainHeard
 		if changed = st.Index != p.seenIndex || !p.seenAny; changed {
 			p.seenIndex, p.seenAny = st.Index, true
-			want = wanted(n)
+			want, gone = wanted(n), removed(n)
 		}
 		if len(senders) > 0 {
 			members = slices.Clone(st.Members)
@@ -75,6 +76,7 @@ func (p *Primary) look(senders map[wire.AgentID]*sender) {
 	})
 	if changed {
 		p.want(want)
+		p.tellRemoved(gone)
 	}
 	hurried := false
 	for i, g := range groups {

@@ -65,11 +65,16 @@ func (s *Secondary) assignments() (out []assignment, gone []wire.VolumeID) {
 				if v.Secondary != s.self {
 					continue
 				}
-				out = append(out, assignment{
+				a := assignment{
 					cluster: st.Cluster, group: g.ID, groupName: g.Name, volume: v.ID, volumeName: v.Name,
 					path: v.Target, size: v.Size, phase: g.Phase, quiet: n.Quiet(g.ID),
 					applied: g.Applied, applyTo: g.ApplyTo, copiedAt: v.CopiedAt, torn: g.Torn,
-				})
+				}
+				if r := v.Removed; r != nil { // what is applied since has nothing of it
+					a.applied, a.applyTo = min(g.Applied, r.Point.Set), min(g.ApplyTo, r.Point.Set)
+					a.torn, a.removed = r.Torn, g.Done(v)
+				}
+				out = append(out, a)
 			}
 		}
 	})
@@ -153,6 +158,12 @@ func (s *Secondary) lookAt(a assignment, due bool) {
 
 // settle opens the target and makes its record and its export follow the state. The turn is held.
 func (s *Secondary) settle(t *target, a assignment) {
+	if a.removed {
+		if err := s.release(t, a); err != nil && s.ctx.Err() == nil {
+			s.setError(t, err)
+		}
+		return
+	}
 	opened := t.dev == nil
 	err := s.open(t, a, s.otherRecords(a.volume))
 	if err == nil && opened {
@@ -177,6 +188,25 @@ func (s *Secondary) settle(t *target, a assignment) {
 	if err != nil && s.ctx.Err() == nil {
 		s.setError(t, err)
 	}
+}
+
+// release closes the target of a volume whose primary was taken out of the group: it is the operator's. Its record says
+// what is on it and protects it until the volume is deleted. The turn is held.
+func (s *Secondary) release(t *target, a assignment) error {
+	if t.hasRec && t.rec.names(a) {
+		if err := s.followRecord(t, a); err != nil {
+			return err
+		}
+	}
+	if t.dev == nil {
+		return nil
+	}
+	if err := t.closeDevice(); err != nil {
+		return fmt.Errorf("close the target of volume %q, which was taken out of its group: %w", a.volumeName, err)
+	}
+	s.setError(t, nil)
+	s.event(a.group, "target.released", "volume", a.volumeName, "path", a.path, "condition", string(t.rec.Condition), "set", a.applied)
+	return nil
 }
 
 // followRecord notes what the state has come to since the record was written. The turn is held.

@@ -29,6 +29,7 @@ type assignment struct {
 	applyTo  wire.Set
 	copiedAt wire.Set
 	torn     bool
+	removed  bool // its primary was taken out of the group, and the target has got all that it will ever get
 }
 
 // export is the name under which the target is served.

@@ -53,13 +53,16 @@ type cursor struct {
 
 // to returns what the sources had at the end of set n, per volume that belongs to the point. It is called with ascending
 // n, and what it returned before changes.
-func (r *replay) to(n wire.Set) image {
+func (r *replay) to(n wire.Set) image { return r.of(r.g.Primaries(), n) }
+
+// of is to for some primaries.
+func (r *replay) of(primaries []wire.AgentID, n wire.Set) image {
 	im := image{}
-	for _, p := range r.g.Primaries() {
+	for _, p := range primaries {
 		inc := r.g.IncAt(p, n)
 		if inc == nil {
 			for _, v := range r.g.Volumes {
-				if v.Primary == p && v.Copied(n) {
+				if v.Primary == p && v.Removed == nil && v.Copied(n) {
 					r.o.w.fail("recovery point %d has volume %d, and no incarnation of its primary %d", n, v.ID, p)
 				}
 			}
@@ -100,6 +103,53 @@ func (im image) roll(log []numbered, inc *cluster.Incarnation, n wire.Set) int {
 	return len(log)
 }
 
+// removals learns what the targets of volumes that were just taken out are to hold: what the sources had at the newest
+// committed point, as the group before them knew it.
+func (o *oracle) removals(before, after *cluster.Group) {
+	for _, id := range cluster.SortedKeys(after.Volumes) {
+		v := after.Volumes[id]
+		if v.Removed == nil {
+			continue
+		}
+		if _, known := o.removed[id]; known && v.Usable() {
+			continue
+		}
+		if o.removed == nil {
+			o.removed = map[wire.VolumeID][]uint64{}
+		}
+		o.removed[id] = nil
+		if before.Volumes[id].Removed != nil || !v.Usable() {
+			continue // of no use from the first, or torn since
+		}
+		o.w.stats.Removed++
+		r := replay{o: o, g: after, cursors: map[wire.Incarnation]*cursor{}}
+		if r.g.IncAt(v.Primary, v.Removed.Point.Set) == nil {
+			r.g = before
+		}
+		if im := r.of([]wire.AgentID{v.Primary}, v.Removed.Point.Set); im[id] != nil {
+			o.removed[id] = slices.Clone(im[id])
+		}
+	}
+}
+
+// checkRemoved looks at the targets of removed volumes: they stand where they were left, and nothing comes to them later.
+func (o *oracle) checkRemoved(g *cluster.Group) {
+	targets := o.targets(false)
+	for _, id := range cluster.SortedKeys(o.removed) {
+		v, want := g.Volumes[id], o.removed[id]
+		if want == nil || !v.Usable() || !g.Done(v) {
+			continue
+		}
+		for b := range want {
+			if targets[id][b] != want[b] {
+				o.w.fail("P5: the target of volume %d, removed at set %d, holds %#x in block %d, and the source had %#x then",
+					id, v.Removed.Point.Set, targets[id][b], b, want[b])
+				return
+			}
+		}
+	}
+}
+
 // fold takes what no later recovery point can be without out of the logs, unless it is wanted for a trace.
 func (o *oracle) fold(g *cluster.Group) {
 	if o.w.opt.Trace != nil {
@@ -119,7 +169,8 @@ func (o *oracle) checkPoints() {
 	w.stats.Checks++
 	st := w.newest()
 	g := st.Groups[w.group]
-	if g.Torn {
+	o.checkRemoved(g)
+	if g.Torn || w.failure != nil {
 		return
 	}
 	var points []wire.Set
@@ -309,7 +360,7 @@ func (o *oracle) promotedNow(st *cluster.State) {
 		return
 	}
 	for _, id := range cluster.SortedKeys(o.vols) {
-		if !g.Volumes[id].Copied(g.Point.Set) {
+		if v := g.Volumes[id]; v.Removed != nil || !v.Copied(g.Point.Set) {
 			continue
 		}
 		t := o.vols[id]
@@ -357,6 +408,9 @@ func (o *oracle) unsettledGroup() string {
 	}
 	for _, h := range o.w.hosts {
 		for _, id := range cluster.SortedKeys(h.sources) {
+			if g.Volumes[id].Removed != nil {
+				continue // checkRemoved looks at it
+			}
 			if h.node == nil {
 				return fmt.Sprintf("host %d is down", h.id)
 			}
@@ -388,6 +442,7 @@ func incsOf(g *cluster.Group) string {
 func (o *oracle) checkEnd() {
 	w := o.w
 	g := w.newest().Groups[w.group]
+	o.checkRemoved(g)
 	if g.Phase == cluster.Promoted {
 		now := o.targets(false)
 		for id := range now {

@@ -156,6 +156,9 @@ func (c *client) noise(h *host) {
 func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Kind, through bool, done func()) {
 	w := h.w
 	v := h.primary[vol]
+	if v == nil {
+		return // the volume was closed: its clients are cut off
+	}
 	alive := h.alive()
 	for b := first; b < first+len(values); b++ {
 		if v.locked[b] {

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -32,6 +34,51 @@ func (w *World) promote() {
 		}
 	}
 	w.after(500*time.Millisecond, "promote later", w.promote)
+}
+
+// removed reports whether a host knows that its volumes were taken out of the group.
+func (w *World) removed(h *host) bool {
+	for _, v := range h.node.State().Groups[w.group].Volumes {
+		if v.Primary == h.id && v.Removed != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// removePrimary asks any living host to take a primary's volumes out of the group, until it is so or is refused for good.
+func (w *World) removePrimary(p *host) {
+	g := w.newest().Groups[w.group]
+	if !slices.Contains(g.Primaries(), p.id) || len(g.Primaries()) < 2 || g.Phase != cluster.Replicating {
+		return
+	}
+	for _, h := range w.hosts {
+		if h.node != nil {
+			w.trace("asked of %d: remove primary %d", h.id, p.id)
+			h.do(func(n *core.Node) {
+				n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: w.group, Primary: p.id, Force: true}})
+			})
+			break
+		}
+	}
+	w.after(time.Second, "remove again", func() { w.removePrimary(p) })
+}
+
+// scheduleRemoval takes a primary of several out in the middle of some runs, dead or alive. It has a generator of its own,
+// so that the runs without one are what they were.
+func (w *World) scheduleRemoval(length time.Duration) {
+	r := rand.New(rand.NewPCG(w.opt.Seed, 0x72656d6f7665))
+	var ps []*host
+	for _, h := range w.hosts {
+		if len(h.sources) > 0 {
+			ps = append(ps, h)
+		}
+	}
+	if len(ps) < 2 || w.opt.Keep || r.Float64() >= 0.2 {
+		return
+	}
+	p := ps[r.IntN(len(ps))]
+	w.after(length/4+time.Duration(r.Int64N(int64(length/2))), "remove primary", func() { w.removePrimary(p) })
 }
 
 // scheduleFault kills, restarts and slows hosts.

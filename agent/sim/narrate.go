@@ -161,6 +161,11 @@ func (s *scenario) changed(was, now *cluster.State) {
 	if a.Phase != b.Phase && b.Phase == cluster.Promoting {
 		s.say("promote: view %d", now.View)
 	}
+	for _, id := range cluster.SortedKeys(b.Volumes) {
+		if v := b.Volumes[id]; v.Removed != nil && a.Volumes[id].Removed == nil {
+			s.say("%s of %s is out of the group: its target stays at set %d", v.Name, s.name(v.Primary), v.Removed.Point.Set)
+		}
+	}
 	s.incarnations(a, b)
 	if n := len(b.Grants); n > 1 && b.Granted != a.Granted {
 		x, y := &b.Grants[n-2], &b.Grants[n-1]

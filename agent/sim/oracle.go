@@ -20,6 +20,7 @@ type oracle struct {
 
 	frames   map[uint64]*core.Outgoing  // sent and not yet acknowledged, by number
 	promoted map[wire.VolumeID][]uint64 // the targets when the promote was whole
+	removed  map[wire.VolumeID][]uint64 // what the targets of removed volumes are to hold; nil for one of no use
 	giveUps  wire.Set
 }
 
@@ -191,6 +192,7 @@ func (o *oracle) follow(h *host) {
 		}
 		before := o.last
 		o.last = c
+		o.removals(before.Groups[o.w.group], c.Groups[o.w.group])
 		o.w.saw(h, stateChange{before, c})
 		was, now := before.Groups[o.w.group], c.Groups[o.w.group]
 		if was.Applied != now.Applied || was.Committed != now.Committed || before.View != c.View {

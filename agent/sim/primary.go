@@ -24,6 +24,16 @@ func (h *host) follow() {
 		return
 	}
 	w := h.w
+	if w.removed(h) {
+		// As the shell does: its volumes are closed.
+		h.node.RemoveSource(w.now, w.group)
+		for _, id := range cluster.SortedKeys(h.primary) {
+			h.primary[id].ext.Detach()
+		}
+		h.inc, h.openSeen, h.primary = 0, 0, nil
+		w.oracle.follow(h)
+		return
+	}
 	v, ok := h.node.View(w.group)
 	if !ok {
 		return

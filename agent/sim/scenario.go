@@ -104,6 +104,10 @@ func (s *scenario) write(volume string, block int, label string) error {
 		if h.node == nil {
 			return fmt.Errorf("write to %s: %s is down", volume, s.name(h.id))
 		}
+		if h.primary[id] == nil {
+			s.say("%s: the volume is closed", label)
+			return nil
+		}
 		value := w.oracle.value()
 		s.values[value] = label
 		sw := &scriptWrite{label: label}
@@ -192,7 +196,7 @@ func (s *scenario) conditions() map[string]func() bool {
 		"copied": func() bool {
 			g := w.newest().Groups[w.group]
 			for _, v := range g.Volumes {
-				if !v.Copied(g.Applied) {
+				if v.Removed == nil && !v.Copied(g.Applied) {
 					return false
 				}
 			}

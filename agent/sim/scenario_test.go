@@ -13,6 +13,7 @@ import (
 	"testing/cryptotest"
 	"time"
 
+	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
 
 	"github.com/cockroachdb/datadriven"
@@ -33,6 +34,8 @@ import (
 //	cut c1 p1, cut from=c1 to=p1, isolate c1, heal [c1 p1 | c1]     links
 //	stall c1 for=2s         what it sends leaves only then
 //	fill c1, free c1        its journal is full, or has room again
+//	suspend p1, unsuspend p1   as it does when its queue is at its limit, and once that is over
+//	remove-primary p1       takes its volumes out of the group
 //	promote
 //	expect-loss             from here on both copies of something may be gone
 //	show …                  view, sets, held, incarnations, points, waits, volumes
@@ -212,6 +215,12 @@ func (p *player) fault(d *datadriven.TestData) error {
 			err = s.kill(h, true)
 		case "restart":
 			err = s.restart(h)
+		case "suspend":
+			h.do(func(n *core.Node) { n.Suspend(s.w.now, s.w.group) })
+		case "unsuspend":
+			h.do(func(n *core.Node) { n.Unsuspend(s.w.now, s.w.group) })
+		case "remove-primary":
+			s.w.removePrimary(h)
 		case "isolate":
 			s.w.isolate(h, forever)
 		case "fill":
@@ -332,6 +341,7 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"16-promote-sync", "seal-without-all"},
 	{"17-late-writes-of-a-lost-owner", "target-takes-all"},
 	{"18-a-revoked-primary", "revoked-accepted"},
+	{"24-a-primary-is-taken-out", "removed-counts"},
 }
 
 // failing is a testing.TB on which a script may fail without failing the test.

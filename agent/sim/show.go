@@ -256,7 +256,9 @@ func (s *scenario) showVolumes(g *cluster.Group) {
 				source = d.now
 			}
 		}
-		if slices.Equal(source, targets[id]) {
+		if v := g.Volumes[id]; v.Removed != nil {
+			s.say("%s: removed at set %d, source %s, target %s", v.Name, v.Removed.Point.Set, s.blocks(source), s.blocks(targets[id]))
+		} else if slices.Equal(source, targets[id]) {
 			s.say("%s: source and target %s", g.Volumes[id].Name, s.blocks(source))
 		} else {
 			s.say("%s: source %s, target %s", g.Volumes[id].Name, s.blocks(source), s.blocks(targets[id]))

@@ -79,6 +79,7 @@ func (s *Stats) add(o Stats) {
 	s.Resyncs += o.Resyncs
 	s.LastingCuts += o.LastingCuts
 	s.Copies += o.Copies
+	s.Removed += o.Removed
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns
 	s.Virtual += o.Virtual

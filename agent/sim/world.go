@@ -37,6 +37,8 @@ type Options struct {
 	Trace   func(string)    // nil for none
 	// Messages traces every message too.
 	Messages bool
+	// Keep leaves all primaries in the group.
+	Keep bool
 	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
 	Length time.Duration
 }
@@ -48,7 +50,7 @@ type Stats struct {
 	Promotes, Resyncs, Copies, PowerCuts       int
 	MaxHold, MaxBlocked, Virtual               time.Duration
 	Components, Primaries, Volumes, SyncRuns   int
-	LastingCuts                                int
+	LastingCuts, Removed                       int
 }
 
 // World is one run.
@@ -334,6 +336,7 @@ func (w *World) course() {
 	if w.chance(0.4) {
 		w.after(w.between(length/4, length), "promote", w.promote)
 	}
+	w.scheduleRemoval(length)
 	w.runUntil(length)
 	if w.failure != nil {
 		return
@@ -414,6 +417,6 @@ func (w *World) newest() *cluster.State {
 func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs, %d lasting cuts", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.LastingCuts)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs, %d lasting cuts, %d volumes removed", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.LastingCuts, s.Removed)
 	return b.String()
 }

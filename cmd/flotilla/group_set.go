@@ -14,18 +14,33 @@ import (
 func groupSetCommand() *cobra.Command {
 	var conn connection
 	var flags groupFlags
+	var remove string
+	var force bool
 	c := &cobra.Command{
-		Use: "set GROUP", Short: "Change a group's settings",
-		Example: "  flotilla group set db --period 5s",
+		Use: "set GROUP", Short: "Change a group's settings, or take a dead primary out of it",
+		Long: "Change a group's settings, or take a dead primary's volumes out of the group (--remove-primary).\n\n" +
+			"While one primary of several is away, the group's recovery point stands still. Once its volumes are out, the others go\n" +
+			"on without them. The targets of the volumes taken out stay at the group's last recovery point; the secondary closes\n" +
+			"them. Should the primary come back, these volumes are neither served nor replicated: delete them, and create them anew.",
+		Example: "  flotilla group set db --period 5s\n  flotilla group set db --remove-primary host-b",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
-			if q == (api.GroupRequest{}) {
-				return &usageError{errors.New("nothing to change: give --mode, --period or --set-bytes")}
+			switch {
+			case remove != "" && q != api.GroupRequest{}:
+				return &usageError{errors.New("--remove-primary is given alone: change the settings in another call")}
+			case remove == "" && force:
+				return &usageError{errors.New("--force goes with --remove-primary")}
+			case remove == "" && q == api.GroupRequest{}:
+				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes or --remove-primary")}
 			}
+			q.RemovePrimary, q.Force = remove, force
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				if err := client.Call(ctx, http.MethodPatch, api.GroupPath(args[0]), q, nil); err != nil {
 					return err
+				}
+				if remove != "" {
+					return printRemoved(ctx, cmd, client, args[0], remove)
 				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "group %s changed\n", args[0])
 				return err
@@ -34,5 +49,22 @@ func groupSetCommand() *cobra.Command {
 	}
 	conn.flags(c)
 	flags.add(c)
+	c.Flags().StringVar(&remove, "remove-primary", "", "take the volumes of this agent out of the group: it is gone for good")
+	c.Flags().BoolVar(&force, "force", false, "with --remove-primary: also while it is heard, and in a sync group, where acknowledged writes are dropped by it")
 	return c
+}
+
+// printRemoved says where the targets of the volumes that were taken out stand.
+func printRemoved(ctx context.Context, cmd *cobra.Command, client *api.Client, group, primary string) error {
+	text := fmt.Sprintf("primary %s is out of group %s\n", primary, group)
+	if s, err := client.Status(ctx); err == nil && s.Group(group) != nil {
+		for _, v := range s.Group(group).Volumes {
+			if v.Primary == primary && v.Removed != nil {
+				text += fmt.Sprintf("%s/%s: %s, on %s:%s\n", group, v.Name, removedText(v.Removed), v.Secondary, v.Target)
+			}
+		}
+	}
+	text += "they are no longer consistent with the rest of the group, whose recovery points go on without them\n"
+	_, err := fmt.Fprint(cmd.OutOrStdout(), text)
+	return err
 }

@@ -208,6 +208,9 @@ func (p *promotion) exports(ctx context.Context, g *api.Group) ([]exported, erro
 // askExports asks the secondaries of a group what they serve. waiting says that one that serves NBD has not all yet.
 func askExports(ctx context.Context, client *api.Client, g *api.Group) (found []exported, waiting bool, err error) {
 	for _, v := range g.Volumes {
+		if v.Removed != nil {
+			continue
+		}
 		e := exported{Volume: v.Name, Agent: v.Secondary, URIs: []string{}}
 		local, lerr := client.Local(ctx, v.Secondary)
 		if lerr != nil {
@@ -257,7 +260,9 @@ func reportText(g *api.Group, exports []exported) string {
 		text += "NOT A RECOVERY POINT: a set was lost while it was being applied; check and repair what is on the targets before you use it\n"
 	}
 	for _, v := range g.Volumes {
-		if !v.Copied {
+		if v.Removed != nil {
+			text += fmt.Sprintf("volume %s was taken out of the group before: it is not served\n", v.Name)
+		} else if !v.Copied {
 			text += fmt.Sprintf("NO WHOLE COPY: the target of volume %s is of no use\n", v.Name)
 		}
 	}

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 //	capture NAME command…   sets $NAME to what a command prints
 //	agentfile NAME ROLES…   writes NAME.yaml for an agent that listens on $PORT_NAME, with a state directory of its own
 //	image NAME SIZE         makes a sparse file
+//	nbdwrite AGENT EXPORT BLOCK WORD   writes a block of 4 KiB with FUA; nbdread reads one and compares
 //	terminate DIR           sends SIGTERM to the agent with that state directory
 func TestScripts(t *testing.T) {
 	// A socket's path is short, that of the work directory may be long.
@@ -52,6 +53,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"ports": ports, "exits": exits, "until": until, "capture": capture, "agentfile": agentFile, "image": image, "terminate": terminate,
+			"nbdwrite": nbdWrite, "nbdread": nbdRead,
 		},
 	})
 }

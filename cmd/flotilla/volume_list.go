@@ -47,6 +47,8 @@ func printVolumes(w io.Writer, groups []api.Group) error {
 // copyText says how the copy of a volume stands.
 func copyText(v *api.Volume) string {
 	switch {
+	case v.Removed != nil:
+		return "removed, " + removedText(v.Removed)
 	case v.CopyLeft > 0:
 		done := 100 * float64(v.CopyTotal-v.CopyLeft) / float64(max(v.CopyTotal, 1))
 		return fmt.Sprintf("%.0f%%, %s left", max(done, 0), bytesText(v.CopyLeft))
@@ -54,4 +56,15 @@ func copyText(v *api.Volume) string {
 		return "whole"
 	}
 	return "not begun"
+}
+
+// removedText says what the target of a removed volume holds.
+func removedText(r *api.Removed) string {
+	switch {
+	case r.Point == nil:
+		return "target of no use: " + r.Reason
+	case !r.Done:
+		return fmt.Sprintf("target on its way to set %d", r.Point.Set)
+	}
+	return fmt.Sprintf("target at set %d, %s", r.Point.Set, r.Point.Label.Local().Format("2006-01-02 15:04:05"))
 }

@@ -203,6 +203,7 @@ func (s *State) deleteVolume(c *DeleteVolume) error {
 				inc.Ended = true // nothing more comes of a primary without volumes
 			}
 		}
+		g.voidGranted()
 	}
 	return nil
 }

@@ -40,6 +40,8 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return s.createVolume(c.CreateVolume)
 	case c.DeleteVolume != nil:
 		return 0, s.deleteVolume(c.DeleteVolume)
+	case c.RemovePrimary != nil:
+		return 0, s.removePrimary(c.RemovePrimary)
 	case c.Admit != nil:
 		s.admit(index, c.Admit)
 	case c.Lose != nil:
@@ -195,7 +197,7 @@ func (s *State) promote(c *Promote) error {
 	if g.Phase != Replicating {
 		return nil
 	}
-	if len(g.Volumes) == 0 {
+	if len(g.Primaries()) == 0 {
 		return fmt.Errorf("promote group %q: it has no volumes", g.Name)
 	}
 	if g.Doubted() && !c.Force {
@@ -212,13 +214,18 @@ func (s *State) promote(c *Promote) error {
 		inc.Ended = true
 	}
 	g.dropBroken()
-	// No captain can confirm a boundary of a fenced group any more.
+	g.voidGranted() // no captain can confirm a boundary of a fenced group any more
+	return nil
+}
+
+// voidGranted says of every granted set of which nobody has said whether its end is a cut that it is none. The sets after
+// them are granted to other incarnations, and a cut among those says nothing of these.
+func (g *Group) voidGranted() {
 	for n := g.Committed + 1; n <= g.Granted; n++ {
 		if _, decided := g.Verdict(n); !decided {
 			g.Verdicts[n] = false
 		}
 	}
-	return nil
 }
 
 // dropBroken seals before their first update the incarnations whose resync was not whole when a promote fenced them, where
@@ -299,8 +306,9 @@ func (gr *Grant) SameAssignment(o *Grant) bool {
 
 // doubt notes that something that was held may be gone.
 func (g *Group) doubt() {
+	primaries := g.Primaries()
 	for _, inc := range g.Incs {
-		if g.Phase != Promoted && inc.First != 0 && (!inc.Sealed || inc.Last > g.Applied) {
+		if g.Phase != Promoted && inc.First != 0 && slices.Contains(primaries, inc.Primary) && (!inc.Sealed || inc.Last > g.Applied) {
 			inc.Doubted = max(g.Granted, 1)
 		}
 	}
@@ -320,7 +328,7 @@ func (g *Group) commit(c *Commit) {
 		}
 	}
 	for _, id := range c.Copied {
-		if v := g.Volumes[id]; v != nil && v.CopiedAt == 0 {
+		if v := g.Volumes[id]; v != nil && v.CopiedAt == 0 && v.Removed == nil {
 			v.CopiedAt = c.UpTo
 		}
 	}
@@ -379,6 +387,7 @@ func (g *Group) giveUp() {
 	if g.Phase == Promoted {
 		return
 	}
+	g.tearRemoved()
 	if g.ApplyTo > g.Applied {
 		g.Torn = true
 	}

@@ -24,6 +24,8 @@ type Command struct {
 	CreateVolume *CreateVolume `cbor:",omitempty"`
 	DeleteVolume *DeleteVolume `cbor:",omitempty"`
 
+	RemovePrimary *RemovePrimary `cbor:",omitempty"`
+
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
 	Drain   *Drain   `cbor:",omitempty"`
@@ -102,6 +104,14 @@ type (
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }
+
+	// RemovePrimary takes a primary's volumes out of a group that has others. Force is needed where acknowledged writes
+	// are dropped by it.
+	RemovePrimary struct {
+		Group   wire.GroupID
+		Primary wire.AgentID
+		Force   bool
+	}
 
 	// Admit makes an agent with the backup role a component.
 	Admit struct{ Agent wire.AgentID }

@@ -187,6 +187,8 @@ type Volume struct {
 	// CopiedAt is the set at whose end the first copy was whole, 0 before. The volume belongs to the recovery points
 	// from there on.
 	CopiedAt wire.Set
+	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
+	Removed *Removal `cbor:",omitempty"`
 }
 
 // Incarnation is a primary's right to write in a group.
@@ -337,11 +339,11 @@ func (g *Group) IncAt(p wire.AgentID, n wire.Set) *Incarnation {
 	return found
 }
 
-// Primaries returns the agents that have volumes in the group, ascending.
+// Primaries returns the agents that have volumes in the group which were not removed, ascending.
 func (g *Group) Primaries() []wire.AgentID {
 	var ps []wire.AgentID
 	for _, v := range g.Volumes {
-		if !slices.Contains(ps, v.Primary) {
+		if v.Removed == nil && !slices.Contains(ps, v.Primary) {
 			ps = append(ps, v.Primary)
 		}
 	}
@@ -355,7 +357,10 @@ func (g *Group) PrefixCounts() bool { return g.Mode == Sync || len(g.Primaries()
 // Doubted reports whether acknowledged writes may be missing from what the components hold: a promise only where an
 // acknowledgement means held.
 func (g *Group) Doubted() bool {
-	return g.Mode == Sync && slices.ContainsFunc(g.Incs, func(inc *Incarnation) bool { return inc.Doubted != 0 })
+	primaries := g.Primaries()
+	return g.Mode == Sync && slices.ContainsFunc(g.Incs, func(inc *Incarnation) bool {
+		return inc.Doubted != 0 && slices.Contains(primaries, inc.Primary)
+	})
 }
 
 // Verdict returns whether the end of set n is a cut, and whether that is decided. A set with one primary ends at a cut.
@@ -406,7 +411,7 @@ func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]w
 // AnyCopied reports whether a volume of primary p has had its first copy, or is in copied.
 func (g *Group) AnyCopied(p wire.AgentID, copied []wire.VolumeID) bool {
 	for _, v := range g.Volumes {
-		if v.Primary == p && (v.CopiedAt != 0 || slices.Contains(copied, v.ID)) {
+		if v.Primary == p && v.Removed == nil && (v.CopiedAt != 0 || slices.Contains(copied, v.ID)) {
 			return true
 		}
 	}
