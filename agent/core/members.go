@@ -145,7 +145,7 @@ func (c *captain) voters() {
 	conf := c.n.control.conf
 	known := append(slices.Clone(conf.GetVoters()), conf.GetLearners()...)
 	for _, id := range cluster.SortedKeys(st.Agents) {
-		if !slices.Contains(known, uint64(id)) {
+		if !slices.Contains(known, uint64(id)) && !st.Agents[id].Behind {
 			c.changeConf(confChange(raftpb.ConfChangeType_ConfChangeAddLearnerNode, id))
 			return
 		}

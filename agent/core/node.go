@@ -7,6 +7,7 @@
 //
 //	raft.go       the control plane: cluster.State under go.etcd.io/raft/v3
 //	reach.go      who is reached, and over whom the others are
+//	recover.go    the control plane after a majority is gone: a new generation
 //	source.go     primary: numbering, attaching and leaving
 //	flights.go    primary: frames on their way, held up to
 //	sets.go       primary: opening and closing sets

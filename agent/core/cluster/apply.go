@@ -126,7 +126,7 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 
 func (s *State) admit(index uint64, c *Admit) {
 	a := s.Agents[c.Agent]
-	if a == nil || !a.Backup || a.Drain || s.IsMember(a.ID) {
+	if a == nil || !a.Backup || a.Drain || a.Behind || s.IsMember(a.ID) {
 		return
 	}
 	a.Life, a.Lost = index, false

@@ -22,6 +22,8 @@ type State struct {
 	Version int
 	Cluster string // the cluster's ID in hexadecimal digits
 	Index   uint64 // Raft index of the last command applied
+	// Generation counts the recoveries from the loss of a majority. Agents talk to none of another generation.
+	Generation uint64 `cbor:",omitempty"`
 
 	View    wire.View
 	Members []wire.AgentID // components of the view, ascending
@@ -57,6 +59,8 @@ type Agent struct {
 	Weight      uint8  `cbor:",omitempty"`
 	WeightFixed bool   `cbor:",omitempty"`
 	Serial      string // serial of its certificate, for revocation
+	// Behind says that a generation began without it. It does not come back but as another agent.
+	Behind bool `cbor:",omitempty"`
 }
 
 // Token admits one agent, once.
