@@ -20,9 +20,16 @@ import (
 // childPath makes the test binary a process that saves until it is killed.
 const childPath = "FLOTILLA_CONTROL_CHILD"
 
+// childRecovers makes that process recover instead.
+const childRecovers = "FLOTILLA_CONTROL_RECOVERS"
+
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childPath); path != "" {
-		err := saveUntilKilled(path)
+		work := saveUntilKilled
+		if os.Getenv(childRecovers) != "" {
+			work = recoverUntilKilled
+		}
+		err := work(path)
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

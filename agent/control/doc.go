@@ -10,6 +10,8 @@
 //     nothing that the snapshot covers;
 //   - the term never falls, no term has two votes, and committed lies between the snapshot and the last entry.
 //
+// A recovery from the loss of a majority (Recover) replaces all of it in one transaction; see core.Recover.
+//
 // A store whose write has failed takes nothing more: what is on disk after a failed fsync is not known, and the agent must
 // stop and start from what it then reads.
 //
@@ -18,7 +20,8 @@
 // Buckets and their keys; numbers are big-endian, so that keys ascend as indexes do:
 //
 //	format    "version" → u32
-//	state     "hard" → record of raftpb.HardState, "snapshot" → record of raftpb.Snapshot
+//	state     "hard" → record of raftpb.HardState, "snapshot" → record of raftpb.Snapshot,
+//	          "promised", "behind" → CRC32C as in a record, u64; absent for 0
 //	entries   index u64 → record of raftpb.Entry
 //
 // A record is a message in protobuf behind a checksum, because bbolt has none for values: bit-rot must show as an error,
