@@ -19,7 +19,26 @@ var (
 	ErrVersion = errors.New("no common protocol version")
 	ErrCluster = errors.New("peer belongs to another cluster")
 	ErrRole    = errors.New("peer uses the connection for something else")
+	// ErrGeneration is matched by a GenerationError.
+	ErrGeneration = errors.New("peer is of another generation of the cluster")
 )
+
+// GenerationError says that two agents are not of the same level.
+type GenerationError struct{ Own, Peer Hello }
+
+// Error names both generations.
+func (e *GenerationError) Error() string {
+	say := func(h *Hello) string {
+		if h.Promised > h.Generation {
+			return fmt.Sprintf("generation %d, ready for %d", h.Generation, h.Promised)
+		}
+		return fmt.Sprintf("generation %d", h.Generation)
+	}
+	return fmt.Sprintf("agent %d is of %s, this one of %s: %v", e.Peer.Agent, say(&e.Peer), say(&e.Own), ErrGeneration)
+}
+
+// Unwrap returns ErrGeneration.
+func (e *GenerationError) Unwrap() error { return ErrGeneration }
 
 // ConnRole says what a connection is for.
 type ConnRole uint8
@@ -43,23 +62,32 @@ func (r ConnRole) String() string {
 
 // Hello opens each direction of a connection:
 //
-//	0       4        6     7     8      9      16         24        40      48       length − 4
-//	| magic | length | min | max | role | zero | features | cluster | agent | later … | CRC32C |
-//	| FLOT  | u16    | u8  | u8  | u8   | 7 B  | u64      | 16 B    | u64   |         |        |
+//	0       4        6     7     8      9      16         24        40      48           56         64       length − 4
+//	| magic | length | min | max | role | zero | features | cluster | agent | generation | promised | later … | CRC32C |
+//	| FLOT  | u16    | u8  | u8  | u8   | 7 B  | u64      | 16 B    | u64   | u64        | u64      |         |        |
 //
 // Numbers are little-endian; the length counts all bytes. Later versions may add fields at "later", which older ones
-// skip: what precedes them never changes its place. The CRC32C covers all before it.
+// skip: what precedes them never changes its place. A hello that ends before generation is of generation 0, and promises
+// none. The CRC32C covers all before it.
 type Hello struct {
 	Min, Max uint8    // the protocol versions that the sender speaks
 	Role     ConnRole // an acceptor that takes any role has 0, and answers with the initiator's
 	Features uint64   // bits of optional abilities
 	Cluster  ClusterID
 	Agent    AgentID // the sender; the caller compares it with the certificate's
+
+	Generation uint64 // of the cluster, as the sender knows it
+	Promised   uint64 // the sender talks to nobody below this one
 }
+
+// Level is the generation below which the sender talks to nobody. Two agents that differ in it have nothing to say to each
+// other.
+func (h *Hello) Level() uint64 { return max(h.Generation, h.Promised) }
 
 const (
 	helloMagic     = "FLOT"
 	minHelloLength = 52
+	helloLength    = 68 // of this build's
 	maxHelloLength = 512
 )
 
@@ -72,11 +100,13 @@ func NewHello(cluster ClusterID, agent AgentID, role ConnRole, features uint64) 
 func (h Hello) Append(dst []byte) []byte {
 	start := len(dst)
 	dst = append(dst, helloMagic...)
-	dst = binary.LittleEndian.AppendUint16(dst, minHelloLength)
+	dst = binary.LittleEndian.AppendUint16(dst, helloLength)
 	dst = append(dst, h.Min, h.Max, byte(h.Role), 0, 0, 0, 0, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, h.Features)
 	dst = append(dst, h.Cluster[:]...)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(h.Agent))
+	dst = binary.LittleEndian.AppendUint64(dst, h.Generation)
+	dst = binary.LittleEndian.AppendUint64(dst, h.Promised)
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
 }
 
@@ -107,6 +137,9 @@ func ReadHello(r io.Reader) (Hello, error) {
 		Agent:    AgentID(binary.LittleEndian.Uint64(raw[40:])),
 	}
 	copy(h.Cluster[:], raw[24:])
+	if length >= helloLength {
+		h.Generation, h.Promised = binary.LittleEndian.Uint64(raw[48:]), binary.LittleEndian.Uint64(raw[56:])
+	}
 	if h.Min == 0 || h.Min > h.Max || h.Agent == 0 {
 		return Hello{}, fmt.Errorf("read hello of agent %d, versions %d to %d: %w", h.Agent, h.Min, h.Max, ErrCorrupt)
 	}
@@ -157,6 +190,8 @@ func negotiate(own, peer Hello) (Negotiated, error) {
 	case version < max(own.Min, peer.Min):
 		return Negotiated{}, fmt.Errorf("agent %d speaks protocol versions %d to %d, this one %d to %d; upgrade the older: %w",
 			peer.Agent, peer.Min, peer.Max, own.Min, own.Max, ErrVersion)
+	case own.Level() != peer.Level():
+		return Negotiated{}, &GenerationError{Own: own, Peer: peer}
 	case own.Role != peer.Role:
 		return Negotiated{}, fmt.Errorf("agent %d wants a %v connection, this one %v: %w", peer.Agent, peer.Role, own.Role, ErrRole)
 	}

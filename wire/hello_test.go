@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"net"
 	"slices"
@@ -58,6 +59,9 @@ func TestHelloRefuses(t *testing.T) {
 		"version": {func(h *wire.Hello) { h.Min, h.Max = 3, 5 }, wire.ErrVersion, []string{"1 to 2", "3 to 5"}},
 		"cluster": {func(h *wire.Hello) { h.Cluster[0]++ }, wire.ErrCluster, []string{testCluster.String()}},
 		"role":    {func(h *wire.Hello) { h.Role = wire.RoleControl }, wire.ErrRole, []string{"data", "control"}},
+
+		"another generation": {func(h *wire.Hello) { h.Generation = 7 }, wire.ErrGeneration, []string{"generation 7", "generation 0"}},
+		"another promise":    {func(h *wire.Hello) { h.Promised = 7 }, wire.ErrGeneration, []string{"generation 0, ready for 7"}},
 	} {
 		peer := own
 		peer.Agent = 2
@@ -74,6 +78,31 @@ func TestHelloRefuses(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Who has promised a generation talks to those who are in it, and says what it is itself.
+func TestHelloOfAPromise(t *testing.T) {
+	in := wire.NewHello(testCluster, 1, wire.RoleControl, 0)
+	in.Generation = 2
+	ready := wire.NewHello(testCluster, 2, 0, 0)
+	ready.Generation, ready.Promised = 1, 2
+	i, a, ierr, aerr := exchange(t, in, ready)
+	if ierr != nil || aerr != nil || i.Peer.Generation != 1 || i.Peer.Promised != 2 || a.Peer.Generation != 2 {
+		t.Errorf("peers %+v and %+v: %v, %v", i.Peer, a.Peer, ierr, aerr)
+	}
+}
+
+// The hello of a release that knew no generations is shorter: it is of generation 0.
+func TestHelloWithoutGeneration(t *testing.T) {
+	h := wire.NewHello(testCluster, 9, wire.RoleData, 3)
+	h.Generation = 5
+	old := h.Append(nil)[:48]
+	binary.LittleEndian.PutUint16(old[4:], 52)
+	old = binary.LittleEndian.AppendUint32(old, crc32.Checksum(old, crc32.MakeTable(crc32.Castagnoli)))
+	h.Generation = 0
+	if got, err := wire.ReadHello(bytes.NewReader(old)); err != nil || got != h {
+		t.Errorf("read %+v, %v", got, err)
 	}
 }
 

@@ -42,7 +42,7 @@
 //
 // # Who is believed
 //
-// A peer is who its certificate says, and its hello must say the same, in the same cluster. Messages are handed on under
+// A peer is who its certificate says, and its hello must say the same, in the same cluster and the same generation of it. Messages are handed on under
 // that name; a Raft message that names another sender, another receiver, or is of a kind that never travels is refused and
 // counted. Bytes that no agent of this release sends end the connection.
 //

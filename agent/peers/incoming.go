@@ -144,10 +144,11 @@ func (in *incoming) greet(ctx context.Context, stream net.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, in.p.limits.DialTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, in.closeSocket)
-	agreed, err := wire.Accept(stream, wire.NewHello(in.p.cluster, in.p.self, 0, 0))
+	agreed, err := wire.Accept(stream, in.p.hello(0))
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
+	err = in.p.agreed(in.peer, err)
 	if err != nil {
 		return fmt.Errorf("greet agent %d: %w", in.peer, err)
 	}

@@ -28,6 +28,15 @@ type Options struct {
 	// Resolve returns the address (host:port) of an agent of the cluster. It must not block for long.
 	Resolve func(wire.AgentID) (address string, ok bool)
 
+	// Generation returns the cluster's generation as this agent knows it, and the one that it has promised, for its
+	// hellos. Default: 0 and 0.
+	Generation func() (generation, promised uint64)
+	// OnGeneration is told of a peer that was refused because it is of another one. Default: nobody.
+	OnGeneration func(e *wire.GenerationError)
+	// Behind reports whether this generation began without an agent: it is refused though it says that it is of it.
+	// Default: nobody is.
+	Behind func(wire.AgentID) bool
+
 	// OnMessage takes a message of an authenticated peer.
 	OnMessage func(from wire.AgentID, m core.Message)
 	// OnFrame takes a frame. The body is the receiver's, to be read only, until it calls release, once. Blocking

@@ -78,7 +78,8 @@ func (l *link) connect(ctx context.Context) (*identity.Conn, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.NetConn().Close() })
-	agreed, err := wire.Initiate(c, wire.NewHello(p.cluster, p.self, l.kind.role(), 0))
+	agreed, err := wire.Initiate(c, p.hello(l.kind.role()))
+	err = p.agreed(l.peer, err)
 	if err == nil && agreed.Peer.Agent != l.peer {
 		err = fmt.Errorf("it says that it is agent %d: %w", agreed.Peer.Agent, identity.ErrPeer)
 	}

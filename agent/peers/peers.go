@@ -59,6 +59,15 @@ func New(o Options) (*Peers, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Generation == nil {
+		o.Generation = func() (uint64, uint64) { return 0, 0 }
+	}
+	if o.OnGeneration == nil {
+		o.OnGeneration = func(*wire.GenerationError) {}
+	}
+	if o.Behind == nil {
+		o.Behind = func(wire.AgentID) bool { return false }
+	}
 	own := o.Credentials()
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Peers{
