@@ -283,6 +283,7 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 		times = 2
 	}
 	src := w.host(from)
+	said := src.greeting()
 	run := 0
 	if dst := w.host(to); dst != nil {
 		run = dst.run
@@ -296,7 +297,7 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 		}
 		w.after(d, name, func() {
 			// What was on its way to a process that died does not reach the next one, as a rule.
-			if h := w.host(to); h != nil && h.node != nil && (h.run == run || name == "raft") {
+			if h := w.host(to); h != nil && h.node != nil && (h.run == run || name == "raft") && w.meet(src, said, h) {
 				f(h)
 			}
 		})

@@ -25,11 +25,13 @@ type host struct {
 	awayUntil    time.Duration // nobody reaches the host until then
 
 	// Disks.
-	log     controlLog
-	journal journal
-	sources map[wire.VolumeID]*device
-	bits    map[wire.VolumeID]*bitsFile
-	targets map[wire.VolumeID]*device
+	log      controlLog
+	promised uint64 // a generation of the cluster
+	behind   bool   // one has begun without this agent
+	journal  journal
+	sources  map[wire.VolumeID]*device
+	bits     map[wire.VolumeID]*bitsFile
+	targets  map[wire.VolumeID]*device
 
 	// The process; zero while it is dead.
 	node      *core.Node

@@ -37,7 +37,9 @@ type (
 		set    wire.Set
 		values [][]uint64
 	}
-	refusal struct {
+	// leftBehind has heard of a generation that has begun without it.
+	leftBehind struct{ generation uint64 }
+	refusal    struct {
 		from wire.AgentID
 		err  error
 	}
@@ -85,6 +87,8 @@ func (s *scenario) saw(h *host, what any) {
 		s.event(h, x)
 	case stateChange:
 		s.changed(x.before, x.after)
+	case leftBehind:
+		s.say("%s was left behind by generation %d, and ends", name, x.generation)
 	case refusal:
 		s.say("%s refuses to let %s write to a target: %s", name, s.name(x.from), s.words(x.err.Error()))
 	case sentFrame:
@@ -147,6 +151,9 @@ func (s *scenario) event(h *host, e core.Event) {
 
 // changed tells the changes of the replicated state.
 func (s *scenario) changed(was, now *cluster.State) {
+	if now.Generation != was.Generation {
+		s.say("generation %d begins", now.Generation)
+	}
 	for _, m := range was.Members {
 		if !now.IsMember(m) {
 			s.say("%s is declared lost: view %d, members %s", s.name(m), now.View, s.names(now.Members))

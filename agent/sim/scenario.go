@@ -243,6 +243,9 @@ func (s *scenario) restart(h *host) error {
 	if h.node != nil {
 		return fmt.Errorf("restart %s: it is up", s.name(h.id))
 	}
+	if h.behind {
+		return fmt.Errorf("restart %s: it was left behind", s.name(h.id))
+	}
 	h.start()
 	return nil
 }

@@ -35,6 +35,7 @@ import (
 //	stall c1 for=2s         what it sends leaves only then
 //	fill c1, free c1        its journal is full, or has room again
 //	suspend p1, unsuspend p1   as it does when its queue is at its limit, and once that is over
+//	recover c1 p1 …         a generation without all others: the first one begins it; their agents are restarted
 //	remove-primary p1       takes its volumes out of the group
 //	promote
 //	expect-loss             from here on both copies of something may be gone
@@ -164,6 +165,8 @@ func (p *player) command(d *datadriven.TestData) error {
 		return p.run(d)
 	case "cut":
 		return p.cut(d)
+	case "recover":
+		return p.recover(d)
 	case "promote":
 		s.w.promote()
 	case "expect-loss":
@@ -241,6 +244,31 @@ func (p *player) fault(d *datadriven.TestData) error {
 	}
 	if len(hosts) == 0 {
 		return fmt.Errorf("%s wants the names of agents", d.Cmd)
+	}
+	return nil
+}
+
+// recover ends the survivors' processes, begins a generation on the first of them, and starts them again.
+func (p *player) recover(d *datadriven.TestData) error {
+	var hosts []*host
+	for _, a := range d.CmdArgs {
+		h, err := p.s.host(a.Key)
+		if err != nil {
+			return err
+		}
+		if h.node != nil {
+			h.kill(false)
+		}
+		hosts = append(hosts, h)
+	}
+	if len(hosts) == 0 {
+		return fmt.Errorf("recover wants the names of the survivors")
+	}
+	if err := p.s.w.recover(hosts[0], hosts); err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		h.start()
 	}
 	return nil
 }
@@ -342,6 +370,8 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"17-late-writes-of-a-lost-owner", "target-takes-all"},
 	{"18-a-revoked-primary", "revoked-accepted"},
 	{"24-a-primary-is-taken-out", "removed-counts"},
+	{"26-a-majority-is-gone", "generations-mix"},
+	{"27-a-site-is-gone", "generations-mix"},
 }
 
 // failing is a testing.TB on which a script may fail without failing the test.
