@@ -210,8 +210,12 @@ func (s *apiServer) join(r *http.Request) (*api.JoinAnswer, error) {
 	}
 	answer := &api.JoinAnswer{Agent: made.ID, Certificate: cert, CA: s.ca.Certificate().Raw}
 	s.loop.View(func(n *core.Node) {
+		answer.Generation = n.State().Generation
 		for _, id := range cluster.SortedKeys(n.State().Agents) {
 			a := n.State().Agents[id]
+			if a.Behind {
+				continue
+			}
 			answer.Peers = append(answer.Peers, api.Peer{ID: uint64(id), Name: a.Name, Address: a.Address})
 		}
 	})

@@ -42,13 +42,15 @@ type Agent struct {
 	log *slog.Logger
 
 	// Set by Run, in the order of its steps.
-	dir   *stateDir
-	creds atomic.Pointer[identity.Credentials] // replaced by a renewal
-	ca    *identity.CA                         // nil on agents that cannot admit others
-	seeds map[wire.AgentID]string
-	parts parts
-	loop  *loop.Loop
-	watch watch
+	dir      *stateDir
+	creds    atomic.Pointer[identity.Credentials] // replaced by a renewal
+	ca       *identity.CA                         // nil on agents that cannot admit others
+	promised uint64                               // generation below which this agent talks to nobody
+	behind   sync.Once                            // it was told that it was left behind
+	seeds    map[wire.AgentID]string
+	parts    parts
+	loop     *loop.Loop
+	watch    watch
 
 	running sync.WaitGroup  // everything that serve started
 	failed  chan error      // capacity 1: the first failure that ends the agent
@@ -244,6 +246,9 @@ func (a *Agent) openNode() (node *core.Node, base time.Time, err error) {
 	}
 	a.parts.control = log
 	a.onClose(log.Close)
+	if err := a.readGenerations(log); err != nil {
+		return nil, base, err
+	}
 	boot, err := log.Boot()
 	if err != nil {
 		return nil, base, err
@@ -288,7 +293,7 @@ func (a *Agent) serveAPI(l *listeners) error {
 		proposer: proposer{loop: a.loop, watch: &a.watch},
 		log:      a.log, id: a.credentials().Agent, events: a.parts.events, ca: a.ca, creds: a.credentials, policy: a.policy(),
 		address: a.cfg.Advertise, socket: a.cfg.AdminSocket(), local: a.local, clients: map[wire.AgentID]peerClient{},
-		known: newValidities(),
+		known: newValidities(), behind: a.isBehind,
 	}
 	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.peers.Stats, a.parts.exports.Stats,
 		func() time.Time { return a.credentials().Cert.NotAfter }))

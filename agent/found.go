@@ -71,7 +71,7 @@ func found(c Config, dir *stateDir, now time.Time) (wire.ClusterID, error) {
 	if err != nil {
 		return id, err
 	}
-	if err := startControl(dir, core.Bootstrap(st, []wire.AgentID{first})); err != nil {
+	if err := startControl(dir, core.Bootstrap(st, []wire.AgentID{first}), 0); err != nil {
 		return id, err
 	}
 	if err := ca.Save(dir.identity()); err != nil {
@@ -93,8 +93,9 @@ func refuseSecond(dir *stateDir, now time.Time) error {
 		ErrHasIdentity, dir.path, have.Agent, have.Name, have.Cluster)
 }
 
-// startControl makes the control log of an agent that has none, with what a new cluster starts from.
-func startControl(dir *stateDir, boot core.Boot) error {
+// startControl makes the control log of an agent that has none, with what a new cluster starts from, or for a joiner of a
+// generation of one.
+func startControl(dir *stateDir, boot core.Boot, generation uint64) error {
 	if err := os.Remove(dir.control()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove what is left of an earlier attempt: %w", err)
 	}
@@ -104,6 +105,9 @@ func startControl(dir *stateDir, boot core.Boot) error {
 	}
 	if boot.Snapshot != nil {
 		err = log.Initialize(boot)
+	}
+	if generation > 0 {
+		err = errors.Join(err, log.Promise(generation))
 	}
 	return errors.Join(err, log.Close())
 }

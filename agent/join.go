@@ -71,7 +71,7 @@ func join(ctx context.Context, c Config, token identity.Token, dir *stateDir, no
 		return identity.Peer{}, fmt.Errorf("join: %w", err)
 	}
 	// Before the certificate: without it all of this is made anew.
-	if err := startControl(dir, core.Boot{}); err != nil {
+	if err := startControl(dir, core.Boot{}, answer.Generation); err != nil {
 		return identity.Peer{}, err
 	}
 	if err := savePeers(dir, answer.Peers); err != nil {

@@ -92,6 +92,7 @@ func (a *Agent) newPeers() error {
 	var err error
 	p.peers, err = peers.New(peers.Options{
 		Credentials: a.credentials, Policy: a.policy(), Resolve: a.resolve, Logger: a.log,
+		Generation: a.generation, OnGeneration: a.otherGeneration, Behind: a.isBehind,
 		OnMessage: func(from wire.AgentID, m core.Message) {
 			do(func(n *core.Node, now time.Duration) { n.Receive(now, from, m) })
 		},

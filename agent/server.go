@@ -44,6 +44,7 @@ type apiServer struct {
 	policy  identity.Policy
 	address string // at which others reach this agent
 	socket  string // at which it reaches itself
+	behind  func(wire.AgentID) bool
 	local   func() api.Local
 
 	mu      sync.Mutex
@@ -119,6 +120,9 @@ func (s *apiServer) checkPeer(r *http.Request) error {
 	peer, err := identity.PeerOf(r.TLS.PeerCertificates[0])
 	if err == nil && s.policy.Revoked(peer.Agent, peer.Serial) {
 		err = fmt.Errorf("agent %d (%s) was taken out of the cluster", peer.Agent, peer.Name)
+	}
+	if err == nil && s.behind(peer.Agent) {
+		err = fmt.Errorf("agent %d (%s) is not of this generation of the cluster, which has gone on without it", peer.Agent, peer.Name)
 	}
 	if err != nil {
 		return &api.Error{Code: api.Refused, Text: err.Error()}

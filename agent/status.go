@@ -25,7 +25,7 @@ func statusOf(n *core.Node, elected time.Duration) *api.Status {
 	b := &statusBuilder{st: n.State(), heard: n.Heard(), now: n.Label(), tenure: n.Now() - elected, voters: n.Voters(), waiting: n.Waiting}
 	s := &api.Status{
 		Version: api.Version, Cluster: b.st.Cluster, At: time.Unix(0, b.now).UTC(), Answered: b.agentName(n.ID()),
-		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Settled: b.st.Settled == b.st.View, Degraded: len(b.st.Members) < 2,
+		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Generation: b.st.Generation, Settled: b.st.Settled == b.st.View, Degraded: len(b.st.Members) < 2,
 		Agents: []api.Agent{}, Components: []api.Component{}, Groups: []api.Group{}, Alarms: []api.Alarm{},
 	}
 	b.out, b.shares = s, b.st.Shares()
@@ -87,7 +87,7 @@ func rolesOf(a *cluster.Agent) []string {
 func (b *statusBuilder) agent(a *cluster.Agent) {
 	b.out.Agents = append(b.out.Agents, api.Agent{
 		ID: uint64(a.ID), Name: a.Name, Address: a.Address, Roles: rolesOf(a), Domain: a.Domain,
-		Voter: slices.Contains(b.voters, a.ID), HeardSeconds: b.heardSeconds(a.ID),
+		Voter: slices.Contains(b.voters, a.ID), HeardSeconds: b.heardSeconds(a.ID), LeftBehind: a.Behind,
 	})
 	if !a.Backup {
 		return
@@ -241,7 +241,12 @@ func (b *statusBuilder) alarms() {
 		})
 	}
 	for _, a := range b.out.Agents {
-		if a.HeardSeconds == nil && b.out.Complete && b.tenure > silentAfter {
+		if a.LeftBehind {
+			raise(api.Alarm{
+				Name: "left-behind", Agent: a.Name, Text: fmt.Sprintf("generation %d of the cluster has begun without it: it is refused if it comes back", b.st.Generation),
+				Remedy: "delete its volumes and remove it with `flotilla component remove " + a.Name + "`; its host joins anew with an empty state directory",
+			})
+		} else if a.HeardSeconds == nil && b.out.Complete && b.tenure > silentAfter {
 			raise(api.Alarm{Name: "silent", Agent: a.Name, Text: "the captain has not heard of it", Remedy: "start the agent, or mend its network"})
 		} else if a.HeardSeconds != nil && *a.HeardSeconds > silentAfter.Seconds() {
 			raise(api.Alarm{

@@ -148,6 +148,7 @@ type JoinAnswer struct {
 	Certificate []byte `json:"certificate"` // DER
 	CA          []byte `json:"ca"`          // DER
 	Peers       []Peer `json:"peers"`
+	Generation  uint64 `json:"generation,omitempty"` // of the cluster
 }
 
 // Peer is where an agent of the cluster is found.

@@ -12,6 +12,8 @@ type Status struct {
 	Complete bool      `json:"complete"`
 	Captain  string    `json:"captain"` // its name, empty while none is known
 	View     uint64    `json:"view"`
+	// Generation counts the recoveries of the cluster from the loss of a majority.
+	Generation uint64 `json:"generation"`
 	// Settled says that everything held is known to have its second copy, so that a component that falls silent is declared
 	// lost after the short limit.
 	Settled  bool `json:"settled"`
@@ -32,6 +34,7 @@ type Agent struct {
 	Domain       string   `json:"domain"`        // failure domain; empty when nobody has said
 	Voter        bool     `json:"voter"`         // a majority of the voters must run and reach each other
 	HeardSeconds *float64 `json:"heard_seconds"` // since its last word to the captain; null when never, or not known
+	LeftBehind   bool     `json:"left_behind"`   // a generation began without it
 }
 
 // Component is one agent with the backup role.

@@ -57,7 +57,7 @@ func (p *promotion) plan(ctx context.Context) error {
 	return p.conn.with(ctx, func(ctx context.Context, client *api.Client) error {
 		plan, err := client.Plan(ctx, p.group)
 		if err != nil {
-			return err
+			return explainNoCaptain(ctx, client, err)
 		}
 		if p.asJSON {
 			return printJSON(p.w, plan)
@@ -105,7 +105,8 @@ func (p *promotion) run(ctx context.Context, wait time.Duration) error {
 		}
 	}
 	err := p.conn.with(ctx, func(ctx context.Context, client *api.Client) error {
-		return client.Call(ctx, http.MethodPost, api.GroupPath(p.group)+"/promote", api.PromoteRequest{Force: p.force}, nil)
+		err := client.Call(ctx, http.MethodPost, api.GroupPath(p.group)+"/promote", api.PromoteRequest{Force: p.force}, nil)
+		return explainNoCaptain(ctx, client, err)
 	})
 	if err != nil {
 		return err

@@ -97,8 +97,11 @@ func printStatus(w io.Writer, s *api.Status) error {
 		captain = "none"
 	}
 	settled := ""
+	if s.Generation > 0 {
+		settled = fmt.Sprintf(" of generation %d", s.Generation)
+	}
 	if !s.Settled {
-		settled = " not settled"
+		settled += " not settled"
 	}
 	if _, err := fmt.Fprintf(w, "cluster %s  captain %s  view %d%s  %s\n", s.Cluster, captain, s.View, settled, s.At.Format(time.RFC3339)); err != nil {
 		return err
