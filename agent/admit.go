@@ -70,8 +70,11 @@ func (s *apiServer) passToFounder(w http.ResponseWriter, r *http.Request) error 
 	var id wire.AgentID
 	var address string
 	s.loop.View(func(n *core.Node) {
-		if ids := cluster.SortedKeys(n.State().Agents); len(ids) > 0 {
-			id, address = ids[0], n.State().Agents[ids[0]].Address
+		for _, x := range cluster.SortedKeys(n.State().Agents) {
+			if a := n.State().Agents[x]; !a.Behind {
+				id, address = x, a.Address
+				break
+			}
 		}
 	})
 	if id == 0 || id == s.id || passedOn(r) {

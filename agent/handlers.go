@@ -309,11 +309,20 @@ func (s *apiServer) deleteAgent(w http.ResponseWriter, r *http.Request) error {
 		if a == nil {
 			return cluster.Command{}, noAgent(r.PathValue("agent"))
 		}
-		if a.ID == n.ID() {
-			return cluster.Command{}, &api.Error{Code: api.Refused, Text: fmt.Sprintf(
-				"agent %q is the captain now: stop it first, then ask again through another agent", a.Name)}
+		remove := cluster.Command{RemoveAgent: &cluster.RemoveAgent{Agent: a.ID}}
+		if a.ID != n.ID() {
+			return remove, nil
 		}
-		return cluster.Command{RemoveAgent: &cluster.RemoveAgent{Agent: a.ID}}, nil
+		// A captain that removes itself could not see it through: another does it.
+		if err := n.Try(remove); err != nil {
+			return cluster.Command{}, &api.Error{Code: api.Refused, Text: err.Error()}
+		}
+		if !n.HandOver() {
+			return cluster.Command{}, &api.Error{Code: api.Refused, Text: fmt.Sprintf(
+				"agent %q is the captain, and no other agent that votes is heard to take its place: start or join another first", a.Name)}
+		}
+		return cluster.Command{}, &api.Error{Code: api.Unavailable, Text: fmt.Sprintf(
+			"agent %q is the captain and hands over to another first; nothing was done: try again", a.Name)}
 	})
 }
 

@@ -279,7 +279,7 @@ func TestAPI(t *testing.T) {
 		"bad hash":         {"POST", "/v1/token-hashes", `{"hash":"00","ttl_seconds":60}`, 400, "SHA-256"},
 		"agent, no token":  {"POST", "/v1/agents", `{"name":"x","address":"127.0.0.1:1","roles":["backup"]}`, 400, "no token"},
 		"fixed when made":  {"PATCH", "/v1/groups/g", `{"portion_size_bytes":1048576}`, 400, "make another group"},
-		"captain removed":  {"DELETE", "/v1/agents/first", "", 409, "is the captain now"},
+		"captain removed":  {"DELETE", "/v1/agents/first", "", 409, "is a backup component of the current view"},
 		"metrics":          {"GET", "/metrics", "", 200, "flotilla_members 1"},
 		"captain metric":   {"GET", "/metrics", "", 200, "flotilla_captain 1"},
 		"events metric":    {"GET", "/metrics", "", 200, `flotilla_events_total{event="captain.elected"} 1`},

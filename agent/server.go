@@ -170,9 +170,10 @@ func (s *apiServer) onCaptain(h failing) failing {
 			case err != nil:
 				return err
 			case id == s.id:
-				return h(w, r)
+				err = h(w, r) // when it is unavailable it has answered nothing
+			default:
+				err = s.passOn(w, r, id, address)
 			}
-			err = s.passOn(w, r, id, address)
 			if api.CodeOf(err) != api.Unavailable || passedOn(r) || time.Now().After(until) {
 				return err
 			}

@@ -25,6 +25,7 @@
 //	balance.go    captain: the components' load, and weights by it
 //	members.go    captain: losses and voters
 //	commit.go     captain: commits, applying, giving up
+//	handover.go   captain: another takes its place
 //	cutter.go     captain: cuts over several primaries
 //	sealer.go     captain: seals and the point of a promote
 //	secondary.go  secondary: whose writes a target takes
