@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -51,7 +52,10 @@ func (c *component) findMarks() {
 
 func (c *component) findMark(h *holding) {
 	key := incSet{h.Group, h.Set, h.Inc}
-	if t := c.marks[key]; !h.owned || len(h.entries) == 0 || (t != nil && !t.e.gone) {
+	if !h.owned || len(h.entries) == 0 {
+		return
+	}
+	if t := c.marks[key]; t != nil && !t.e.gone {
 		return
 	}
 	e := h.entries[len(h.entries)-1]
@@ -81,19 +85,25 @@ func (c *component) pollTasks() {
 			t.told.complete, t.told.written, t.sendAt = false, false, min(t.sendAt, c.n.now)
 		}
 	}
-	var due []incSet
-	for _, key := range sortedIncSets(c.marks) {
+	type dueMark struct {
+		key incSet
+		t   *markTask
+	}
+	var due []dueMark
+	for key, t := range c.marks {
 		g := c.n.state.Groups[key.group]
 		if g == nil || (key.set <= g.Committed && key.set > g.Applied+1 && !c.n.mutant("two-sets-at-once")) {
 			continue // it is complete, and its turn to be applied has not come
 		}
-		due = append(due, key)
+		due = append(due, dueMark{key, t})
 	}
 	// Who has waited longest comes first.
-	slices.SortStableFunc(due, func(a, b incSet) int { return int(c.marks[a].sendAt - c.marks[b].sendAt) })
+	slices.SortFunc(due, func(a, b dueMark) int {
+		return cmp.Or(cmp.Compare(a.t.sendAt, b.t.sendAt), compareIncSets(a.key, b.key))
+	})
 	repeats := 0
-	for _, key := range due {
-		if c.pollMark(key, c.marks[key], repeats < maxRepeats) {
+	for _, d := range due {
+		if c.pollMark(d.key, d.t, repeats < maxRepeats) {
 			repeats++
 		}
 	}
@@ -317,24 +327,10 @@ func sortedIncSets[T any](m map[incSet]T) []incSet {
 	for k := range m {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b incSet) int {
-		switch {
-		case a.group != b.group:
-			return int(int64(a.group) - int64(b.group))
-		case a.set != b.set:
-			return compareUint(uint64(a.set), uint64(b.set))
-		}
-		return compareUint(uint64(a.inc), uint64(b.inc))
-	})
+	slices.SortFunc(keys, compareIncSets)
 	return keys
 }
 
-func compareUint(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+func compareIncSets(a, b incSet) int {
+	return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.set, b.set), cmp.Compare(a.inc, b.inc))
 }
