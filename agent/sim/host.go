@@ -129,6 +129,7 @@ func (h *host) start() {
 func (h *host) kill(power bool) {
 	w := h.w
 	w.trace("host %d is killed (power cut: %v)", h.id, power)
+	w.oracle.died(h)
 	h.node = nil
 	h.journal.crash(w.rng, power)
 	if power {

@@ -14,7 +14,9 @@ func (h *host) perform(e core.Effects) {
 	for _, ev := range e.Events {
 		w.trace("host %d: %s %v", h.id, ev.Name, ev.Attrs)
 		w.oracle.event(ev)
-		w.saw(h, ev)
+		if w.watch != nil {
+			w.saw(h, ev)
+		}
 	}
 	h.handles -= len(e.Release)
 	if e.Wipe {
@@ -26,7 +28,9 @@ func (h *host) perform(e core.Effects) {
 	}
 	for _, fr := range e.Frames {
 		body := fr.Body
-		w.saw(h, sentFrame{to: fr.To, no: fr.Route.No, body: body})
+		if w.watch != nil {
+			w.saw(h, sentFrame{to: fr.To, no: fr.Route.No, body: body})
+		}
 		w.deliver(h.id, fr.To, "mirror frame", func(o *host) { o.receiveFrame(h.id, fr.Route, body) })
 	}
 	for _, r := range e.Remirror {
@@ -40,7 +44,9 @@ func (h *host) perform(e core.Effects) {
 		for _, i := range r.Index {
 			b.Updates = append(b.Updates, rec.body.Updates[i])
 		}
-		w.saw(h, sentFrame{to: r.To, no: r.Route.No, body: &b})
+		if w.watch != nil {
+			w.saw(h, sentFrame{to: r.To, no: r.Route.No, body: &b})
+		}
 		w.deliver(h.id, r.To, "remirror", func(o *host) { o.receiveFrame(h.id, r.Route, &b) })
 	}
 	for _, f := range e.Free {
@@ -61,7 +67,9 @@ func (h *host) perform(e core.Effects) {
 		if w.opt.Messages {
 			w.trace("%d -> %d: %T %+v", h.id, env.To, msg, msg)
 		}
-		w.saw(h, sentMessage{env.To, msg})
+		if w.watch != nil {
+			w.saw(h, sentMessage{env.To, msg})
+		}
 		if h.w.opt.Seed%8 == 0 { // some runs send every message through its encoding
 			m, err := core.DecodeMessage(core.EncodeMessage(msg))
 			if err != nil {
@@ -110,7 +118,9 @@ func (h *host) store(s core.Store) {
 		}
 		// The flush takes everything before it along.
 		h.journal.flushed(ref)
-		h.w.saw(h, durable{s.Body})
+		if h.w.watch != nil {
+			h.w.saw(h, durable{s.Body})
+		}
 		h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, ref, nil) })
 	})
 }
@@ -214,7 +224,9 @@ func (h *host) takeApply(from wire.AgentID, a core.Apply, vol wire.VolumeID, pie
 	}
 	if err != nil {
 		w.trace("host %d refuses: %v", h.id, err)
-		w.saw(h, refusal{from, err})
+		if w.watch != nil {
+			w.saw(h, refusal{from, err})
+		}
 		answer(err)
 		return
 	}
@@ -229,7 +241,9 @@ func (h *host) takeApply(from wire.AgentID, a core.Apply, vol wire.VolumeID, pie
 			}
 		}
 		w.oracle.targetWritten(h, a)
-		w.saw(h, targetWrite{from: from, set: a.Set, values: values})
+		if w.watch != nil {
+			w.saw(h, targetWrite{from: from, set: a.Set, values: values})
+		}
 		w.after(w.between(50*time.Microsecond, 2*time.Millisecond), "target flush", func() {
 			if !alive() {
 				return

@@ -113,7 +113,9 @@ func (h *host) scheduleSend() {
 				Group: out.Header.Group, Primary: out.Header.Primary, Incarnation: out.Header.Incarnation,
 				Set: out.Header.Set, Updates: out.Updates,
 			}
-			w.saw(h, sentFrame{to: to, no: out.Route.No, body: b})
+			if w.watch != nil {
+				w.saw(h, sentFrame{to: to, no: out.Route.No, body: b})
+			}
 			w.deliver(h.id, to, "frame", func(o *host) { o.receiveFrame(h.id, out.Route, b) })
 		}
 		h.do(func(*core.Node) {})

@@ -19,7 +19,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -49,6 +48,7 @@ type Stats struct {
 	MaxHold, MaxBlocked, Virtual               time.Duration
 	Components, Primaries, Volumes, SyncRuns   int
 	LastingCuts                                int
+	Digest                                     uint64 // of the course: every event's time and name, in order
 }
 
 // World is one run.
@@ -56,7 +56,7 @@ type World struct {
 	opt   Options
 	rng   *rand.Rand
 	now   time.Duration
-	queue eventHeap
+	queue events
 	order uint64
 
 	hosts []*host
@@ -84,37 +84,6 @@ type World struct {
 	oracle  *oracle
 	stats   Stats
 	failure error
-}
-
-type event struct {
-	at    time.Duration
-	order uint64
-	name  string
-	run   func()
-}
-
-type eventHeap []*event
-
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	if h[i].at != h[j].at {
-		return h[i].at < h[j].at
-	}
-	return h[i].order < h[j].order
-}
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(*event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return e
-}
-
-// after schedules f.
-func (w *World) after(d time.Duration, name string, f func()) {
-	w.order++
-	heap.Push(&w.queue, &event{at: w.now + d, order: w.order, name: name, run: f})
 }
 
 // chance is true with probability p.
@@ -376,9 +345,10 @@ func (w *World) step(t time.Duration) bool {
 	if w.failure != nil || len(w.queue) == 0 || w.queue[0].at > t {
 		return false
 	}
-	e := heap.Pop(&w.queue).(*event)
+	e := w.queue.pop()
 	w.now = max(w.now, e.at)
 	w.stats.Events++
+	w.stats.digest(&e)
 	e.run()
 	if w.now > maxVirtual {
 		w.fail("the run does not end")
@@ -410,10 +380,21 @@ func (w *World) newest() *cluster.State {
 	return best
 }
 
+// digest takes an event into the digest: two runs with the same digest took the same course.
+func (s *Stats) digest(e *event) {
+	const prime = 1099511628211 // of FNV-1a
+	d := (s.Digest ^ uint64(e.at)) * prime
+	for i := range len(e.name) {
+		d = (d ^ uint64(e.name[i])) * prime
+	}
+	s.Digest = d
+}
+
 // String prints what a run did.
 func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs, %d lasting cuts", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.LastingCuts)
+	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }
