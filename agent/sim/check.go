@@ -126,13 +126,13 @@ func (o *oracle) checkPoints() {
 		points = append(points, g.Point.Set)
 	}
 	for _, p := range g.Points {
-		if p.Set >= g.ApplyTo {
+		if p.Set >= g.ApplyTo && (p.Set == g.Applied || g.Applied >= w.lostUpTo) {
 			points = append(points, p.Set)
 		}
 	}
 	o.fold(g)
 	rolled := o.checkRoll(st, g, points, 0)
-	if len(g.Points) == 0 || w.failure != nil || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored() {
+	if rolled == nil || len(g.Points) == 0 || w.failure != nil || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored(nil) {
 		return
 	}
 	for n := g.Applied + 1; n <= g.Granted; n++ {
@@ -353,4 +353,13 @@ func (o *oracle) checkEnd() {
 	if limit := 50*time.Millisecond + 900*time.Millisecond; w.stats.MaxBlocked > limit && g.Mode == cluster.Async {
 		w.fail("P6: an async write was blocked for %v", w.stats.MaxBlocked)
 	}
+}
+
+func (w *World) scheduleCheck() {
+	w.after(w.between(50*time.Millisecond, 400*time.Millisecond), "check", func() {
+		w.oracle.checkPoints()
+		if w.failure == nil {
+			w.scheduleCheck()
+		}
+	})
 }

@@ -65,11 +65,14 @@ type record struct {
 	set     wire.Set
 	body    *wire.Body
 	durable bool
+	rotten  bool // it reads bad, which nobody knows before
 }
 
 // journal is a component's: records in order, durable from the front.
 type journal struct {
 	life    uint64
+	failing bool               // the next flush fails
+	lost    bool               // nobody knows what it holds: a flush has failed, or a bad frame was read
 	wiped   map[uint64]seqSets // what was durable when a life ended, for the oracle
 	records []*record          // ascending by id
 	nextRef uint64
@@ -131,8 +134,16 @@ func (j *journal) wipe(life uint64) {
 	}
 	j.holds(update{})
 	j.wiped[j.life] = j.held
-	j.life, j.records, j.held = life, nil, nil
+	j.life, j.records, j.held, j.lost, j.failing = life, nil, nil, false, false
 }
+
+// rotten reports whether a frame reads bad.
+func (j *journal) rotten() bool {
+	return slices.ContainsFunc(j.records, func(r *record) bool { return r.rotten })
+}
+
+// ails reports whether the component is lost, or will be when it finds out.
+func (j *journal) ails() bool { return j.lost || j.failing || j.rotten() }
 
 // flushed makes the records up to ref durable.
 func (j *journal) flushed(ref uint64) {

@@ -81,8 +81,8 @@ func (o *oracle) event(e core.Event) {
 		o.w.stats.Left++
 	case "component.lost":
 		o.w.stats.Losses++
-		if o.w.faults && o.w.chance(0.4) {
-			o.w.isolateSurvivor()
+		if r := o.w.survivors; o.w.faults && r != nil && r.Float64() < 0.4 {
+			o.w.isolateSurvivor(r)
 		}
 	case "incarnation.sealed":
 		o.w.stats.Seals++
@@ -145,7 +145,7 @@ func (o *oracle) write(vol wire.VolumeID, u *wire.Update) {
 }
 
 // unnumbered takes a write that went to the bitmap only.
-func (o *oracle) unnumbered(h *host, vol wire.VolumeID, first int, values []uint64) {
+func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
 	t := o.vols[vol]
 	for i, v := range values {
 		t.now[first+i] = v
@@ -186,7 +186,7 @@ func (o *oracle) follow(h *host) {
 		if !o.w.doubleLoss {
 			o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
 		}
-		o.w.doubleLoss = true
+		o.w.excuse()
 	}
 	if g.Phase == cluster.Promoted && o.promoted == nil {
 		o.promotedNow(st)
@@ -268,12 +268,19 @@ func (o *oracle) ackedFrame(h *host, no uint64) {
 	}
 }
 
-// allMirrored reports whether every component could die now without losing what was held.
-func (o *oracle) allMirrored() bool {
+// allMirrored reports whether every component could die now without losing what was held. What ails the journal of one
+// that is about to die is of no interest.
+func (o *oracle) allMirrored(dying *host) bool {
 	st := o.w.newest()
 	for _, h := range o.w.hosts {
-		if !h.backup {
+		if !h.backup || h.removed {
 			continue
+		}
+		if st.Agents[h.id] == nil {
+			continue // removed just now
+		}
+		if h != dying && h.journal.ails() {
+			return false
 		}
 		if st.Agents[h.id].Drain && !st.IsMember(h.id) {
 			continue // nothing was asked of it any more

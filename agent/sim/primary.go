@@ -15,6 +15,7 @@ type volume struct {
 	ext    *core.Extents
 	locked map[int]bool // blocks of writes under way
 	copied bool         // the first copy was finished in this incarnation
+	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
 // follow does what the primary's shell does when it is woken.
@@ -39,7 +40,7 @@ func (h *host) follow() {
 			w.oracle.opened(h, v.Inc)
 			w.stats.Resyncs++
 			for _, id := range cluster.SortedKeys(h.primary) {
-				h.primary[id].copied = false
+				h.primary[id].copied, h.primary[id].whole = false, false
 				if h.primary[id].ext.Resync() > 0 {
 					w.stats.Copies++
 				}
@@ -66,10 +67,11 @@ func (h *host) resynced() {
 		v := h.primary[id]
 		vol := st.Groups[h.w.group].Volumes[id]
 		left += int64(v.ext.ToCopy())
+		v.whole = v.whole || v.ext.ToCopy() == 0
 		switch {
 		case vol == nil:
 		case vol.CopiedAt != 0 || v.copied:
-			broken = broken || v.ext.ToCopy() > 0
+			broken = broken || !v.whole
 		case v.ext.ToCopy() == 0:
 			v.copied = true
 		}
@@ -101,7 +103,7 @@ func (h *host) scheduleSend() {
 			if !w.steady {
 				most = int64(1+w.rng.IntN(20)) * 100
 			}
-			out := h.node.NextFrame(w.now, to, most)
+			out := h.node.NextFrame(h.time(), to, most)
 			if out == nil {
 				continue
 			}
@@ -147,6 +149,17 @@ func (h *host) scheduleCopy() {
 }
 
 func (h *host) copyOne() {
+	if h.broken() {
+		h.copying = true
+		alive := h.alive()
+		h.w.after(50*time.Millisecond, "copy again", func() {
+			if alive() {
+				h.copying = false
+				h.scheduleCopy()
+			}
+		})
+		return
+	}
 	for _, id := range cluster.SortedKeys(h.primary) {
 		v := h.primary[id]
 		i, ok := v.ext.Next()
@@ -174,7 +187,7 @@ func (h *host) copyOne() {
 }
 
 func (h *host) submit(ups []wire.Update) (wire.Incarnation, wire.Seq, error) {
-	inc, seq, err := h.node.Submit(h.w.now, h.w.group, ups, h)
+	inc, seq, err := h.node.Submit(h.time(), h.w.group, ups, h)
 	if err == nil {
 		h.handles += len(ups)
 	}
@@ -214,8 +227,8 @@ func (h *host) scheduleClean() {
 	for _, id := range cluster.SortedKeys(h.primary) {
 		cand[id] = h.primary[id].ext.Clean(applied, 2, 100)
 	}
-	h.w.after(h.w.between(0, 5*time.Millisecond), "clean: flush", func() {
-		if !alive() || h.inc != inc {
+	h.w.after(h.disk(0, 5*time.Millisecond), "clean: flush", func() {
+		if !alive() || h.inc != inc || h.broken() {
 			h.cleaning = false
 			return
 		}
@@ -234,7 +247,7 @@ func (h *host) scheduleClean() {
 // saveBits makes the bits durable as they are when the write ends.
 func (h *host) saveBits(then func()) {
 	alive := h.alive()
-	h.w.after(h.w.between(0, 3*time.Millisecond), "bits", func() {
+	h.w.after(h.disk(0, 3*time.Millisecond), "bits", func() {
 		if !alive() {
 			return
 		}

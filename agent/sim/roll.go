@@ -47,11 +47,12 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 	}
 	o.frameBuf = frames
 	for i, m := range st.Members {
-		if m == without {
+		j := &w.host(m).journal
+		if m == without || j.lost {
 			continue
 		}
-		for _, r := range w.host(m).journal.records {
-			if r.set > g.Applied && r.set <= last && r.durable {
+		for _, r := range j.records {
+			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten {
 				at := r.set - g.Applied
 				frames[at] = append(frames[at], stored{r, 1 << i})
 			}

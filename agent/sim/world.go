@@ -6,7 +6,8 @@
 // is numbered, and compares with it whatever a promote could choose (oracle.go).
 //
 //	world.go   time, events, the course of a run
-//	faults.go  who dies, who is slow, what gets lost
+//	plan.go    which faults happen when; faults.go does it, diskfaults.go to disks, joins.go to who belongs to the cluster
+//	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
 //	client.go  writers with dependent writes across volumes and primaries
@@ -38,6 +39,7 @@ type Options struct {
 	Messages bool
 	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
 	Length time.Duration
+	Reduce Reduction
 }
 
 // Stats says what a run did.
@@ -45,10 +47,16 @@ type Stats struct {
 	Events, Writes, Sets, Checks, Points       int
 	Kills, Losses, Left, GiveUps, Seals, Voids int
 	Promotes, Resyncs, Copies, PowerCuts       int
+	JournalsLost, SourceErrors, TargetErrors   int
+	Excused                                    int // runs in which more than one component was gone at a time
+	Faults                                     Faults
+	MaxSettle                                  time.Duration // from peace until everything has come to rest
 	MaxHold, MaxBlocked, Virtual               time.Duration
-	Components, Primaries, Volumes, SyncRuns   int
-	LastingCuts                                int
-	Digest                                     uint64 // of the course: every event's time and name, in order
+	Components, Primaries, Volumes, Clients    int
+	SyncRuns                                   int
+	Length, Planned                            time.Duration // of writes and faults, here and before the reduction
+	Happened                                   []int         // the faults that came to their time, by their numbers in the plan
+	Digest                                     uint64        // of the course: every event's time and name, in order
 }
 
 // World is one run.
@@ -64,14 +72,22 @@ type World struct {
 	cuts  map[link]time.Duration // until when
 	group wire.GroupID
 
-	lossy      float64 // chance that a message is lost
-	dupes      float64
+	// Of the faults, see kind.
+	lossy       float64 // chance that a message is lost
+	dupes       float64
+	survivors   *rand.Rand    // chance of survivorAway, nil for never
+	lasting     *rand.Rand    // draws the link of lastingCut, nil for none
+	applyStalls *rand.Rand    // chance of applyStalls, nil for never
+	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
+	joins       int
+
 	maxDelay   time.Duration
 	power      bool // crashes lose what was not flushed; clients write through
 	faults     bool // faults are still being injected
 	writing    bool
-	promoted   bool // a promote was asked for
-	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
+	promoted   bool     // a promote was asked for
+	doubleLoss bool     // more than one component was down, or sets were given up: what needs a second copy is excused
+	lostUpTo   wire.Set // and both copies of something in the sets up to here may be gone
 
 	// Of scenarios.
 	steady    bool                    // every delay is the middle of its range, and chance decides nothing
@@ -176,8 +192,6 @@ func (w *World) draw() shape {
 	r := w.rng
 	s := shape{components: 1 + r.IntN(5), primaries: 1 + r.IntN(3), mode: cluster.Async}
 	volumes := max(s.primaries, 1+r.IntN(4))
-	w.lossy = []float64{0, 0, 0.01, 0.05}[r.IntN(4)]
-	w.dupes = []float64{0, 0.02}[r.IntN(2)]
 	w.maxDelay = []time.Duration{500 * time.Microsecond, 5 * time.Millisecond, 15 * time.Millisecond}[r.IntN(3)]
 	w.power = r.IntN(2) == 0
 	if r.IntN(3) == 0 {
@@ -193,6 +207,17 @@ func (w *World) draw() shape {
 			s.domains = append(s.domains, domains[r.IntN(len(domains))])
 		}
 	}
+	atMost := func(n *int, most int) {
+		if most > 0 {
+			*n = min(*n, most)
+		}
+	}
+	red := w.opt.Reduce
+	atMost(&s.components, red.Components)
+	atMost(&s.primaries, red.Primaries)
+	atMost(&volumes, red.Volumes)
+	s.primaries = min(s.primaries, volumes)
+	s.sizes = s.sizes[:volumes]
 	return s
 }
 
@@ -274,8 +299,8 @@ func (w *World) build(s shape) {
 	for _, id := range w.ids {
 		w.hosts = append(w.hosts, newHost(w, id, st, core.Bootstrap(st, voters)))
 	}
-	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, loss %.2f, power cuts %v",
-		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.lossy, w.power)
+	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, power cuts %v",
+		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.power)
 }
 
 func (w *World) host(id wire.AgentID) *host {
@@ -298,28 +323,21 @@ func (w *World) course() {
 			length = w.between(7*time.Second, 20*time.Second) // time for a second loss
 		}
 	}
-	w.scheduleFault()
-	w.scheduleCheck()
-	if w.chance(0.4) {
-		w.after(w.between(length/4, length), "promote", w.promote)
+	planned := plan(w.opt.Seed, length)
+	w.stats.Planned = length
+	if most := w.opt.Reduce.Length; most > 0 {
+		length = min(length, most)
 	}
+	w.stats.Length = length
+	w.scheduleFaults(planned, length)
+	w.scheduleCheck()
 	w.runUntil(length)
 	if w.failure != nil {
 		return
 	}
-	// Peace: nobody dies any more, and the dead come back.
-	w.faults = false
-	w.trace("peace")
-	w.lossy, w.dupes = 0, 0
-	clear(w.cuts)
-	lasting := w.lastingCut()
-	for _, h := range w.hosts {
-		h.fullUntil = 0
-		if h.node == nil {
-			h.start()
-		}
-	}
-	if lasting {
+	w.peace()
+	peace := w.now
+	if w.lastingCut() {
 		w.runUntil(w.now + w.between(3*time.Second, 6*time.Second))
 	}
 	w.runUntil(w.now + w.between(500*time.Millisecond, 2*time.Second))
@@ -334,6 +352,7 @@ func (w *World) course() {
 			w.fail("not settled %v after the last fault: %s", settleWithin, w.oracle.unsettled())
 		}
 	}
+	w.stats.MaxSettle = w.now - peace
 	if w.failure == nil {
 		w.oracle.checkPoints()
 		w.oracle.checkEnd()
@@ -394,7 +413,8 @@ func (s *Stats) digest(e *event) {
 func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs, %d lasting cuts", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.LastingCuts)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
+	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }
