@@ -92,8 +92,8 @@ func (c *component) pollTasks() {
 	var due []dueMark
 	for key, t := range c.marks {
 		g := c.n.state.Groups[key.group]
-		if g == nil || (key.set <= g.Committed && key.set > g.Applied+1 && !c.n.mutant("two-sets-at-once")) {
-			continue // it is complete, and its turn to be applied has not come
+		if g == nil || (c.inLine(g, key) && t.told.complete && c.n.now < t.sendAt) {
+			continue
 		}
 		due = append(due, dueMark{key, t})
 	}
@@ -110,6 +110,12 @@ func (c *component) pollTasks() {
 	for _, key := range sortedIncSets(c.tasks) {
 		c.pollLines(key, c.tasks[key])
 	}
+}
+
+// inLine reports whether a set is committed and its turn to be applied has not come. There is nothing to do for it but to
+// say now and then that it is complete: a captain that was elected since, or did not hear it, would take it for lost.
+func (c *component) inLine(g *cluster.Group, key incSet) bool {
+	return key.set <= g.Committed && key.set > g.Applied+1 && !c.n.mutant("two-sets-at-once")
 }
 
 // maxRepeats bounds the sets that a mark's owner repeats itself about at one poll: the word of a long chain comes to the
@@ -139,6 +145,9 @@ func (c *component) pollMark(key incSet, t *markTask, mayRepeat bool) bool {
 	repeat := c.n.now >= t.sendAt && mayRepeat
 	if repeat {
 		t.sendAt = c.n.now + c.n.cfg.RetryEvery
+		if complete && c.inLine(g, key) {
+			t.sendAt = c.n.now + c.n.cfg.GiveUpAfter/4
+		}
 		for _, o := range cluster.SortedKeys(t.owners) {
 			if !t.complete[o] || (applying && !t.written[o]) {
 				c.n.send(o, &Lines{Group: key.group, Set: key.set, Inc: key.inc, View: c.n.state.View, Mark: t.e.seq, Lines: t.owners[o]})
