@@ -50,12 +50,10 @@ func (w *World) removeForGood(r *rand.Rand) {
 		return
 	}
 	h := hs[r.IntN(len(hs))]
-	if h.node != nil {
-		if !w.mayLose(h, r) {
-			return
-		}
-		h.kill(w.power)
+	if h.node == nil || !w.othersWell(h) || !w.oracle.allMirrored(h) || !w.votersWell() {
+		return
 	}
+	h.kill(w.power)
 	h.doomed = true
 	w.trace("host %d is gone for good", h.id)
 	w.happened(removeLost)
@@ -75,4 +73,15 @@ func (w *World) removeForGood(r *rand.Rand) {
 		w.after(300*time.Millisecond, "remove again", try)
 	}
 	w.after(300*time.Millisecond, "remove", try)
+}
+
+// votersWell reports whether all voters are up, so that a majority is left when one goes for good. A majority that does
+// not come back is the end of what the protocol promises.
+func (w *World) votersWell() bool {
+	for _, id := range w.captain().Voters() {
+		if h := w.host(id); h == nil || h.node == nil {
+			return false
+		}
+	}
+	return true
 }
