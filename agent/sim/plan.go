@@ -57,7 +57,7 @@ func (k kind) String() string { return kindNames[k] }
 // weights say how often each of the faults that happen at a time is drawn.
 var weights = [kinds]int{
 	kill: 80, slowHost: 12, stallHost: 8, drainHost: 6, relabelHost: 6, fullJournal: 6, cutLink: 6, isolateHost: 5,
-	clockJumps: 5, slowDisk: 5, journalRots: 5, journalFails: 4, sourceFails: 5, targetFails: 5, joinCluster: 4, removeLost: 4,
+	clockJumps: 12, slowDisk: 5, journalRots: 8, journalFails: 6, sourceFails: 5, targetFails: 6, joinCluster: 4, removeLost: 8,
 }
 
 // plan draws the faults of a run that lasts for a time.

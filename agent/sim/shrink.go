@@ -140,7 +140,7 @@ func Shrink(opt Options, limit int, run func(Options) (Stats, error)) Shrunk {
 	return Shrunk{Options: s.best, Err: s.last.err, Stats: s.last.stats, Runs: s.runs}
 }
 
-var numbers = regexp.MustCompile(`[0-9]+`)
+var numbers = regexp.MustCompile(`\b[0-9]+`)
 
 // failureKind is what two failures have in common that are taken for one: the promise or check that failed.
 func failureKind(err error) string {

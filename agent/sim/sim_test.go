@@ -87,34 +87,3 @@ func TestSeeds(t *testing.T) {
 	}
 	t.Logf("%d seeds from %d: %v", n, base, total)
 }
-
-func (s *Stats) add(o Stats) {
-	s.Digest ^= o.Digest
-	s.Events += o.Events
-	s.Writes += o.Writes
-	s.Sets += o.Sets
-	s.Checks += o.Checks
-	s.Points += o.Points
-	s.Kills += o.Kills
-	s.Losses += o.Losses
-	s.Left += o.Left
-	s.GiveUps += o.GiveUps
-	s.Seals += o.Seals
-	s.Voids += o.Voids
-	s.Promotes += o.Promotes
-	s.Resyncs += o.Resyncs
-	s.Copies += o.Copies
-	s.PowerCuts += o.PowerCuts
-	s.SyncRuns += o.SyncRuns
-	s.Excused += o.Excused
-	s.JournalsLost += o.JournalsLost
-	s.SourceErrors += o.SourceErrors
-	s.TargetErrors += o.TargetErrors
-	for k := range s.Faults {
-		s.Faults[k] += o.Faults[k]
-	}
-	s.MaxSettle = max(s.MaxSettle, o.MaxSettle)
-	s.Virtual += o.Virtual
-	s.MaxHold = max(s.MaxHold, o.MaxHold)
-	s.MaxBlocked = max(s.MaxBlocked, o.MaxBlocked)
-}

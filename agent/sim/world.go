@@ -5,13 +5,13 @@
 // lose what was not flushed and over links that delay, lose and repeat. An oracle follows every write from the moment it
 // is numbered, and compares with it whatever a promote could choose (oracle.go).
 //
-//	world.go   time, events, the course of a run
+//	world.go   time, events, the course of a run; stats.go what it did, shrink.go a smaller one that fails alike
 //	plan.go    which faults happen when; faults.go does it, diskfaults.go to disks, joins.go to who belongs to the cluster
 //	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
 //	client.go  writers with dependent writes across volumes and primaries
-//	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered
+//	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered, which roll.go finds
 //
 // Beside the random runs there are scenarios, which say themselves what happens, step by step (testdata):
 //
@@ -22,7 +22,6 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"flotilla/agent/core"
@@ -40,23 +39,6 @@ type Options struct {
 	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
 	Length time.Duration
 	Reduce Reduction
-}
-
-// Stats says what a run did.
-type Stats struct {
-	Events, Writes, Sets, Checks, Points       int
-	Kills, Losses, Left, GiveUps, Seals, Voids int
-	Promotes, Resyncs, Copies, PowerCuts       int
-	JournalsLost, SourceErrors, TargetErrors   int
-	Excused                                    int // runs in which more than one component was gone at a time
-	Faults                                     Faults
-	MaxSettle                                  time.Duration // from peace until everything has come to rest
-	MaxHold, MaxBlocked, Virtual               time.Duration
-	Components, Primaries, Volumes, Clients    int
-	SyncRuns                                   int
-	Length, Planned                            time.Duration // of writes and faults, here and before the reduction
-	Happened                                   []int         // the faults that came to their time, by their numbers in the plan
-	Digest                                     uint64        // of the course: every event's time and name, in order
 }
 
 // World is one run.
@@ -397,24 +379,4 @@ func (w *World) newest() *cluster.State {
 		return w.oracle.last
 	}
 	return best
-}
-
-// digest takes an event into the digest: two runs with the same digest took the same course.
-func (s *Stats) digest(e *event) {
-	const prime = 1099511628211 // of FNV-1a
-	d := (s.Digest ^ uint64(e.at)) * prime
-	for i := range len(e.name) {
-		d = (d ^ uint64(e.name[i])) * prime
-	}
-	s.Digest = d
-}
-
-// String prints what a run did.
-func (s Stats) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
-	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.Faults)
-	fmt.Fprintf(&b, "; digest %016x", s.Digest)
-	return b.String()
 }
