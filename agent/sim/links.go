@@ -41,7 +41,7 @@ func (w *World) lastingCut() bool {
 		return false
 	}
 	a, b := w.hosts[r.IntN(len(w.hosts))], w.hosts[r.IntN(len(w.hosts))]
-	if a == b || a.doomed || b.doomed || w.stats.Components < 2 {
+	if a == b || a.doomed || b.doomed || w.stats.Components < 2 || (a.backup && b.backup && !w.mayPart()) {
 		return false
 	}
 	w.happened(lastingCut)
@@ -92,6 +92,13 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 			}
 		})
 	}
+}
+
+// mayPart reports whether two components may stay apart: updates find a way over a third that stays, or the view is
+// settled, so that one of the two is declared lost. Two that hold the only copies of something wait for the link.
+func (w *World) mayPart() bool {
+	st := w.newest()
+	return len(st.Eligible()) >= 3 || (st.Settled == st.View && len(st.Eligible()) == len(st.Members) && w.othersWell(nil))
 }
 
 // deliverOver carries something over a third host, or straight where hop is one of the ends.
