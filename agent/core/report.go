@@ -10,7 +10,7 @@ import (
 // not listed can be held later (P4). Only what is durable is listed.
 func (c *component) report() {
 	st := c.n.state
-	if (c.lost && !c.n.mutant("lost-reports")) || c.n.now < c.reportAt || !st.IsMember(c.n.cfg.ID) {
+	if c.lost || c.n.now < c.reportAt || !st.IsMember(c.n.cfg.ID) {
 		return
 	}
 	c.reportAt = c.n.now + c.n.cfg.RetryEvery

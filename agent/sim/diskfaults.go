@@ -37,6 +37,11 @@ func (w *World) strikeDisk(h *host, k kind, r *rand.Rand) bool {
 		}
 		w.trace("%d frames rot in the journal of host %d", n, h.id)
 		w.unreadable()
+		if n > 0 && r.IntN(2) == 0 { // it is found at the next start
+			w.stats.Kills++
+			h.kill(false)
+			w.restartAfter(h, span(r, 20*time.Millisecond, time.Second))
+		}
 		return n > 0
 	}
 	return true
@@ -98,11 +103,7 @@ func (h *host) failSource(v *volume, first int, values []uint64, off, length int
 		}
 	}
 	w.oracle.unnumbered(v.id, first, v.dev.now[first:first+len(values)])
-	if w.opt.Mutants["failed-write-not-dirty"] {
-		v.ext.Numbered(off, length, h.openSeen)
-	} else {
-		v.ext.Dirtied(off, length)
-	}
+	v.ext.Dirtied(off, length)
 	if h.openSeen != 0 {
 		h.resynced()
 	}

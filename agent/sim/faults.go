@@ -151,11 +151,7 @@ func (w *World) strike(h *host, k kind, r *rand.Rand) bool {
 		if r.IntN(8) == 0 {
 			back = span(r, 5*time.Second, 15*time.Second)
 		}
-		w.after(back, "restart", func() {
-			if h.node == nil && !h.doomed {
-				h.start()
-			}
-		})
+		w.restartAfter(h, back)
 	case slowHost:
 		h.slowUntil = w.now + span(r, 10*time.Millisecond, 800*time.Millisecond)
 		w.trace("host %d is slow until %v", h.id, h.slowUntil)
@@ -187,6 +183,15 @@ func (w *World) strike(h *host, k kind, r *rand.Rand) bool {
 		return w.strikeDisk(h, k, r)
 	}
 	return true
+}
+
+// restartAfter starts a host that is down, unless it is gone for good.
+func (w *World) restartAfter(h *host, d time.Duration) {
+	w.after(d, "restart", func() {
+		if h.node == nil && !h.doomed {
+			h.start()
+		}
+	})
 }
 
 // isolateSurvivor cuts off, for less than the long loss limit, a component that may just have become the only one to
@@ -277,7 +282,7 @@ func (w *World) mayLose(h *host, r *rand.Rand) bool {
 	if w.othersWell(h) && w.now >= w.unsureUntil && w.oracle.allMirrored(h) {
 		return true
 	}
-	if r.Float64() >= 0.1 {
+	if r.Float64() >= 0.06 {
 		return false
 	}
 	w.excuse()

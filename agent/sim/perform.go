@@ -283,7 +283,7 @@ func (h *host) takeApply(from wire.AgentID, a core.Apply, vol wire.VolumeID, pie
 			case h.broken():
 				fail(true)
 				return
-			case h.openings[vol] != opening && !w.opt.Mutants["lost-pages-not-seen"]:
+			case h.openings[vol] != opening:
 				fail(false) // the pages of this request went with another's flush
 				return
 			}
