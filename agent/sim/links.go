@@ -41,7 +41,7 @@ func (w *World) lastingCut() bool {
 		return false
 	}
 	a, b := w.hosts[r.IntN(len(w.hosts))], w.hosts[r.IntN(len(w.hosts))]
-	if a == b || a.doomed || b.doomed || w.stats.Components < 2 || (a.backup && b.backup && !w.mayPart()) {
+	if a == b || a.doomed || b.doomed || w.stats.Components < 2 || !w.mayPart(a, b) {
 		return false
 	}
 	w.happened(lastingCut)
@@ -94,11 +94,18 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 	}
 }
 
-// mayPart reports whether two components may stay apart: updates find a way over a third that stays, or the view is
-// settled, so that one of the two is declared lost. Two that hold the only copies of something wait for the link.
-func (w *World) mayPart() bool {
+// mayPart reports whether two hosts may stay apart: updates find a way over another component that stays, or, of two
+// components in a settled view, one is declared lost. Two that hold the only copies of something wait for the link.
+func (w *World) mayPart(a, b *host) bool {
 	st := w.newest()
-	return len(st.Eligible()) >= 3 || (st.Settled == st.View && len(st.Eligible()) == len(st.Members) && w.othersWell(nil))
+	eligible := len(st.Eligible())
+	switch {
+	case a.backup && b.backup:
+		return eligible >= 3 || (st.Settled == st.View && eligible == len(st.Members) && w.othersWell(nil))
+	case a.backup || b.backup:
+		return eligible >= 2
+	}
+	return true
 }
 
 // deliverOver carries something over a third host, or straight where hop is one of the ends.
