@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -51,7 +52,10 @@ func (c *component) findMarks() {
 
 func (c *component) findMark(h *holding) {
 	key := incSet{h.Group, h.Set, h.Inc}
-	if t := c.marks[key]; !h.owned || len(h.entries) == 0 || (t != nil && !t.e.gone) {
+	if !h.owned || len(h.entries) == 0 {
+		return
+	}
+	if t := c.marks[key]; t != nil && !t.e.gone {
 		return
 	}
 	e := h.entries[len(h.entries)-1]
@@ -81,25 +85,37 @@ func (c *component) pollTasks() {
 			t.told.complete, t.told.written, t.sendAt = false, false, min(t.sendAt, c.n.now)
 		}
 	}
-	var due []incSet
-	for _, key := range sortedIncSets(c.marks) {
+	type dueMark struct {
+		key incSet
+		t   *markTask
+	}
+	var due []dueMark
+	for key, t := range c.marks {
 		g := c.n.state.Groups[key.group]
-		if g == nil || (key.set <= g.Committed && key.set > g.Applied+1 && !c.n.mutant("two-sets-at-once")) {
-			continue // it is complete, and its turn to be applied has not come
+		if g == nil || (c.inLine(g, key) && t.told.complete && c.n.now < t.sendAt) {
+			continue
 		}
-		due = append(due, key)
+		due = append(due, dueMark{key, t})
 	}
 	// Who has waited longest comes first.
-	slices.SortStableFunc(due, func(a, b incSet) int { return int(c.marks[a].sendAt - c.marks[b].sendAt) })
+	slices.SortFunc(due, func(a, b dueMark) int {
+		return cmp.Or(cmp.Compare(a.t.sendAt, b.t.sendAt), compareIncSets(a.key, b.key))
+	})
 	repeats := 0
-	for _, key := range due {
-		if c.pollMark(key, c.marks[key], repeats < maxRepeats) {
+	for _, d := range due {
+		if c.pollMark(d.key, d.t, repeats < maxRepeats) {
 			repeats++
 		}
 	}
 	for _, key := range sortedIncSets(c.tasks) {
 		c.pollLines(key, c.tasks[key])
 	}
+}
+
+// inLine reports whether a set is committed and its turn to be applied has not come. There is nothing to do for it but to
+// say now and then that it is complete: a captain that was elected since, or did not hear it, would take it for lost.
+func (c *component) inLine(g *cluster.Group, key incSet) bool {
+	return key.set <= g.Committed && key.set > g.Applied+1 && !c.n.mutant("two-sets-at-once")
 }
 
 // maxRepeats bounds the sets that a mark's owner repeats itself about at one poll: the word of a long chain comes to the
@@ -129,6 +145,9 @@ func (c *component) pollMark(key incSet, t *markTask, mayRepeat bool) bool {
 	repeat := c.n.now >= t.sendAt && mayRepeat
 	if repeat {
 		t.sendAt = c.n.now + c.n.cfg.RetryEvery
+		if complete && c.inLine(g, key) {
+			t.sendAt = c.n.now + c.n.cfg.GiveUpAfter/4
+		}
 		for _, o := range cluster.SortedKeys(t.owners) {
 			if !t.complete[o] || (applying && !t.written[o]) {
 				c.n.send(o, &Lines{Group: key.group, Set: key.set, Inc: key.inc, View: c.n.state.View, Mark: t.e.seq, Lines: t.owners[o]})
@@ -317,24 +336,10 @@ func sortedIncSets[T any](m map[incSet]T) []incSet {
 	for k := range m {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b incSet) int {
-		switch {
-		case a.group != b.group:
-			return int(int64(a.group) - int64(b.group))
-		case a.set != b.set:
-			return compareUint(uint64(a.set), uint64(b.set))
-		}
-		return compareUint(uint64(a.inc), uint64(b.inc))
-	})
+	slices.SortFunc(keys, compareIncSets)
 	return keys
 }
 
-func compareUint(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+func compareIncSets(a, b incSet) int {
+	return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(a.set, b.set), cmp.Compare(a.inc, b.inc))
 }

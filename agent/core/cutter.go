@@ -168,8 +168,8 @@ func (c *captain) sendResume(g *cluster.Group, w *groupWatch) {
 func (c *captain) paused(g *cluster.Group, w *groupWatch, from wire.AgentID, m *Paused) {
 	k := &w.cut
 	inc := g.Inc(m.Inc)
-	if k.stage != cutPausing || m.Term != c.term || m.Attempt != k.attempt || inc == nil || inc.Primary != from {
-		return
+	if k.stage != cutPausing || m.Term != c.term || m.Attempt != k.attempt || inc == nil || inc.Primary != from || len(g.Grants) == 0 {
+		return // of another attempt, or everything was given up since
 	}
 	k.paused[m.Inc] = m.Open
 	open := wire.Set(0)

@@ -46,3 +46,15 @@ func TestTogether(t *testing.T) {
 		}
 	}
 }
+
+// TestPausedAfterGivingUp: the answer of a primary that stood still comes when nothing is granted any more.
+func TestPausedAfterGivingUp(t *testing.T) {
+	n, _ := alone(t)
+	g := &cluster.Group{ID: 1, Granted: 4, Incs: []*cluster.Incarnation{{ID: 7, Primary: 1, First: 1}}}
+	w := n.captain.watch(1)
+	w.cut = cutter{stage: cutPausing, attempt: 1, paused: map[wire.Incarnation]wire.Set{}}
+	n.captain.paused(g, w, 1, &Paused{Group: 1, Term: n.captain.term, Attempt: 1, Inc: 7, Open: 3})
+	if w.cut.stage != cutPausing || len(w.cut.paused) != 0 {
+		t.Errorf("the attempt went on: %+v", w.cut)
+	}
+}

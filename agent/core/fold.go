@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"slices"
 
 	"flotilla/wire"
@@ -26,13 +27,13 @@ func Fold(parts []Part) []Piece {
 		}
 	}
 	// The newest first: what it covers is taken, older ones fill what is left.
-	slices.SortFunc(order, func(a, b int) int { return compareUint(uint64(parts[b].Update.Seq), uint64(parts[a].Update.Seq)) })
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(uint64(parts[b].Update.Seq), uint64(parts[a].Update.Seq)) })
 	var taken []Piece // disjoint, ascending
 	for _, i := range order {
 		u := parts[i].Update
 		at, _ := slices.BinarySearchFunc(taken, u, func(p Piece, u *wire.Update) int {
 			if p.Volume != u.Volume {
-				return compareUint(uint64(p.Volume), uint64(u.Volume))
+				return cmp.Compare(uint64(p.Volume), uint64(u.Volume))
 			}
 			if p.Offset+uint64(p.Length) <= u.Offset {
 				return -1

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"flotilla/agent/core/cluster"
@@ -134,11 +135,7 @@ func (c *component) pumpMirrors() {
 	}
 	asks := map[wire.AgentID]*MirrorAsk{}
 	for _, k := range c.keys {
-		for _, p := range portionsOf(c.sets[k]) {
-			h := c.sets[k][p]
-			if !h.behind {
-				continue
-			}
+		for _, h := range behindOf(c.sets[k]) {
 			if !h.owned || h.mirror == 0 || (h.known && h.mirrored.Count == uint64(len(h.entries))) {
 				h.behind = false
 				c.behind--
@@ -167,6 +164,18 @@ func (c *component) pumpMirrors() {
 	for _, to := range cluster.SortedKeys(asks) {
 		c.n.send(to, asks[to])
 	}
+}
+
+// behindOf returns the holdings of a set that are behind, in ascending order of their portions.
+func behindOf(holdings map[wire.Portion]*holding) []*holding {
+	var hs []*holding
+	for _, h := range holdings {
+		if h.behind {
+			hs = append(hs, h)
+		}
+	}
+	slices.SortFunc(hs, func(a, b *holding) int { return comparePortions(a.Portion, b.Portion) })
+	return hs
 }
 
 // mirrorAsk answers with what is durable here.
@@ -343,12 +352,15 @@ func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
 // remirror sends what the mirror lacks of a holding, grouped by the stored frames that it lies in. What is on its way in
 // frames as received is not sent a second time.
 func (c *component) remirror(h *holding) {
+	if c.flying[h.mirror] >= c.n.cfg.MirrorWindow {
+		return
+	}
 	var parts []*Remirror
 	byFrame := map[uint64]*Remirror{}
 	entries := map[uint64][]*entry{}
 	waiting := map[*entry]bool{}
-	for _, no := range cluster.SortedKeys(c.flights) {
-		if fl := c.flights[no]; fl.to == h.mirror {
+	for _, fl := range c.flights {
+		if fl.to == h.mirror {
 			for _, e := range fl.entries {
 				if e.h == h {
 					waiting[e] = true

@@ -166,7 +166,7 @@ func (g *group) copyEnded(v *volume, inc wire.Incarnation) {
 	left, _ := v.marks.toCopy()
 	ended := left == 0 && v.inc == inc && !v.whole
 	if ended {
-		v.whole = true
+		v.whole, v.wasWhole = true, true
 	}
 	total := v.copyTotal
 	g.mu.Unlock()

@@ -92,6 +92,44 @@ func TestResyncIsBroken(t *testing.T) {
 	})
 }
 
+// TestFailedWriteBreaksNoSet: sets go on to be recovery points while what a failed write left on the source can not be
+// copied.
+func TestFailedWriteBreaksNoSet(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, cluster.Async, small)
+		dev := faulty.New(blockdev.NewMemory(4 << 20))
+		w.sources["/src/a"] = dev
+		w.targets[1] = blockdev.NewMemory(4 << 20)
+		w.propose(*w.createVolume(volumeSpec{"a", 4 << 20}))
+		w.sizeOf(1)
+		w.write(1, 0, bytes.Repeat([]byte{1}, 65536))
+		w.settled()
+		time.Sleep(time.Second)
+		// One of the two is copied, and the node is told how the copies stand; the other can not be read.
+		heal := dev.Inject(faulty.Fault{Op: faulty.Read, Offset: 3 << 20, Length: 4096, Times: -1})
+		dev.Inject(faulty.Fault{Op: faulty.Write, Transfer: 1000, Times: 2})
+		for _, off := range []int64{3 << 20, 0} {
+			if err := w.request(writeOf(off, bytes.Repeat([]byte{2}, 4096)), 1); err == nil {
+				t.Fatal("the source failed and the client was told success")
+			}
+		}
+		time.Sleep(2 * time.Second)
+		w.write(1, 2<<20, bytes.Repeat([]byte{3}, 4096))
+		_, before := w.view()
+		time.Sleep(2 * time.Second)
+		_, during := w.view()
+		if w.group().Volumes[0].ToCopy == 0 {
+			t.Fatal("what failed was copied too soon: the test shows nothing")
+		}
+		if during.Committed < before.Committed+5 || during.Point.Set < before.Committed {
+			t.Errorf("committed is %d and was %d, the targets are at %d: the failed write keeps sets back", during.Committed, before.Committed, during.Point.Set)
+		}
+		heal()
+		w.settled()
+		w.shut()
+	})
+}
+
 // TestUnreadableSource: a copy that meets an error goes on once it is mended.
 func TestUnreadableSource(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -213,12 +213,13 @@ func (g *group) followIncLocked(before core.GroupView) (begun bool) {
 	for _, v := range g.volumes {
 		if v.inc != 0 && v.inc != g.view.Inc {
 			v.marks.detach()
-			v.inc, v.whole, v.wholeSeq, v.copyTotal, v.said = 0, false, 0, 0, false
+			v.inc, v.whole, v.wasWhole, v.wholeSeq, v.copyTotal, v.said = 0, false, false, 0, 0, false
 		}
 		if v.inc == 0 && g.view.Inc != 0 && g.view.Open != 0 {
 			v.inc = g.view.Inc
 			v.copyTotal = v.marks.resync()
 			v.whole, v.wholeSeq = v.copyTotal == 0, 0
+			v.wasWhole = v.whole
 			v.rate = copyRate{}
 			begun = true
 		}
@@ -227,7 +228,9 @@ func (g *group) followIncLocked(before core.GroupView) (begun bool) {
 }
 
 // tellCopies tells the node how the copies stand, for its next manifests. A new incarnation counts as broken until it
-// is told otherwise, so being late only makes a chain longer.
+// is told otherwise, so being late only makes a chain longer. A write that fails later breaks nothing: its client was told
+// that it failed, and whatever of it is on the source is numbered when it is copied, as another write would be. If it broke
+// its set, a promote could not find what was acknowledged in that set (P3).
 func (g *group) tellCopies() {
 	g.p.loop.Do(func(n *core.Node, now time.Duration) {
 		view, ok := n.View(g.id)
@@ -256,7 +259,7 @@ func (g *group) tellCopies() {
 			if v.said {
 				copied = append(copied, v.id)
 			}
-			broken = broken || (toCopy > 0 && (wanted.CopiedAt != 0 || v.said))
+			broken = broken || (toCopy > 0 && !v.wasWhole && (wanted.CopiedAt != 0 || v.said))
 		}
 		slices.Sort(copied)
 		n.SetResync(g.id, broken, copied, left, total)

@@ -51,6 +51,7 @@ type volume struct {
 	whole     bool             // nothing is left to be copied for inc
 	wholeSeq  wire.Seq         // and the copy's updates are up to this seq
 	said      bool             // inc's first copy was reported as whole
+	wasWhole  bool             // whole was true once: what is copied since is what failed writes left, and breaks no set
 	rate      copyRate
 	lastError error
 	toldError time.Duration // when it was last an event

@@ -43,7 +43,11 @@ func (w *World) makeClients(st *cluster.State) {
 	for _, id := range cluster.SortedKeys(g.Volumes) {
 		vols = append(vols, g.Volumes[id])
 	}
-	for c := range chainClients {
+	most := chainClients + noiseClients
+	if n := w.opt.Reduce.Clients; n > 0 {
+		most = min(most, n)
+	}
+	for c := range min(chainClients, most) {
 		cl := &client{w: w, id: c + 1, sync: g.Mode == cluster.Sync, pace: w.between(time.Millisecond, 30*time.Millisecond)}
 		for i := range 5 {
 			v := vols[(c+i)%len(vols)]
@@ -56,12 +60,13 @@ func (w *World) makeClients(st *cluster.State) {
 		w.clients = append(w.clients, cl)
 		w.after(w.between(0, 50*time.Millisecond), "chain", cl.next)
 	}
-	for c := range noiseClients {
+	for c := range most - len(w.clients) {
 		v := vols[w.rng.IntN(len(vols))]
 		cl := &client{w: w, id: chainClients + c + 1, volume: v.ID, pace: w.between(2*time.Millisecond, 60*time.Millisecond)}
 		w.clients = append(w.clients, cl)
 		w.after(w.between(0, 50*time.Millisecond), "noise", func() { cl.noise(w.host(v.Primary)) })
 	}
+	w.stats.Clients = len(w.clients)
 	w.oracle.begin()
 }
 
@@ -88,8 +93,12 @@ func (c *client) try(s slot, value uint64) {
 	answered := false
 	run := s.host.run
 	started := w.now
-	s.host.write(s.volume, s.block, []uint64{value}, wire.KindWrite, w.power, func() {
+	s.host.write(s.volume, s.block, []uint64{value}, wire.KindWrite, w.power, func(err error) {
 		answered = true
+		if err != nil {
+			w.after(20*time.Millisecond, "chain repeats", func() { c.try(s, value) })
+			return
+		}
 		if d := w.now - started; !c.sync && d > w.stats.MaxBlocked {
 			w.stats.MaxBlocked = d
 		}
@@ -137,7 +146,7 @@ func (c *client) noise(h *host) {
 	}
 	answered := false
 	run := h.run
-	h.write(c.volume, first, values, kind, false, func() { answered = true; again() })
+	h.write(c.volume, first, values, kind, false, func(error) { answered = true; again() })
 	var watch func()
 	watch = func() {
 		if answered {
@@ -153,7 +162,7 @@ func (c *client) noise(h *host) {
 }
 
 // write is the write path of a primary's shell: range lock, activity log, source, number, reply.
-func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Kind, through bool, done func()) {
+func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Kind, through bool, done func(error)) {
 	w := h.w
 	v := h.primary[vol]
 	if v == nil {
@@ -179,6 +188,10 @@ func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Ki
 		if !alive() {
 			return
 		}
+		if h.broken() {
+			h.failSource(v, first, values, off, length, done)
+			return
+		}
 		for i, x := range values {
 			v.dev.write(first+i, x)
 		}
@@ -190,12 +203,12 @@ func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Ki
 	if v.ext.Touch(off, length) && !w.opt.Mutants["bits-after-write"] {
 		h.saveBits(source)
 	} else {
-		w.after(w.between(0, 500*time.Microsecond), "source write", source)
+		w.after(h.disk(0, 500*time.Microsecond), "source write", source)
 	}
 }
 
 // number is the second half, repeated while the group stands still.
-func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off, length int64, started time.Duration, done func()) {
+func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off, length int64, started time.Duration, done func(error)) {
 	w := h.w
 	alive := h.alive()
 	ups := h.updates(v.id, first, values, kind)
@@ -211,10 +224,10 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 		})
 		return
 	case errors.Is(err, core.ErrSetFull):
-		h.do(func(n *core.Node) { n.Suspend(w.now, w.group) })
+		h.do(func(n *core.Node) { n.Suspend(h.time(), w.group) })
 		w.after(w.between(50*time.Millisecond, time.Second), "unsuspend", func() {
 			if alive() {
-				h.do(func(n *core.Node) { n.Unsuspend(w.now, w.group) })
+				h.do(func(n *core.Node) { n.Unsuspend(h.time(), w.group) })
 			}
 		})
 		fallthrough
@@ -227,7 +240,7 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 			})
 			return
 		}
-		w.oracle.unnumbered(h, v.id, first, values)
+		w.oracle.unnumbered(v.id, first, values)
 		v.ext.Dirtied(off, length)
 	default:
 		w.stats.Writes++
@@ -241,7 +254,7 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 	h.do(func(*core.Node) {})
 	if view.Mode != cluster.Sync {
 		w.oracle.acked(v.id, first, values)
-		done()
+		done(nil)
 		return
 	}
 	var wait func()
@@ -252,7 +265,7 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 		vw, _ := h.node.View(w.group)
 		if vw.Whole && vw.Open != 0 && ((vw.Inc == inc && vw.HeldUpTo >= seq) || vw.Inc > inc) {
 			w.oracle.acked(v.id, first, values)
-			done()
+			done(nil)
 			return
 		}
 		w.after(2*time.Millisecond, "waits for held", wait)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 
@@ -64,15 +65,39 @@ type record struct {
 	set     wire.Set
 	body    *wire.Body
 	durable bool
+	rotten  bool // it reads bad, which nobody knows before
 }
 
 // journal is a component's: records in order, durable from the front.
 type journal struct {
 	life    uint64
-	wiped   map[uint64]map[update]bool // what was durable when a life ended, for the oracle
-	records []*record
+	failing bool               // the next flush fails
+	lost    bool               // nobody knows what it holds: a flush has failed, or a bad frame was read
+	wiped   map[uint64]seqSets // what was durable when a life ended, for the oracle
+	records []*record          // ascending by id
 	nextRef uint64
-	held    map[update]bool // what is durable; nil when it is to be counted anew
+	held    seqSets // what is durable; nil when it is to be counted anew
+}
+
+// seqSets holds the seqs of incarnations, a bit for each.
+type seqSets map[wire.Incarnation][]uint64
+
+func (s seqSets) has(u update) bool {
+	words := s[u.inc]
+	return u.seq/64 < wire.Seq(len(words)) && words[u.seq/64]&(1<<(u.seq%64)) != 0
+}
+
+// add takes all updates of a record.
+func (s seqSets) add(r *record) {
+	words := s[r.body.Incarnation]
+	for i := range r.body.Updates {
+		seq := r.body.Updates[i].Seq
+		for seq/64 >= wire.Seq(len(words)) {
+			words = append(words, 0)
+		}
+		words[seq/64] |= 1 << (seq % 64)
+	}
+	s[r.body.Incarnation] = words
 }
 
 // update names an update across journals.
@@ -84,26 +109,20 @@ type update struct {
 // holds reports whether an update is durable here.
 func (j *journal) holds(u update) bool {
 	if j.held == nil {
-		j.held = map[update]bool{}
+		j.held = seqSets{}
 		for _, r := range j.records {
 			if r.durable {
-				j.add(r)
+				j.held.add(r)
 			}
 		}
 	}
-	return j.held[u]
-}
-
-func (j *journal) add(r *record) {
-	for i := range r.body.Updates {
-		j.held[update{r.body.Incarnation, r.body.Updates[i].Seq}] = true
-	}
+	return j.held.has(u)
 }
 
 // heldIn reports whether an update was durable here in a life: now, or when that life ended and the journal was wiped.
 func (j *journal) heldIn(life uint64, u update) bool {
 	if life != j.life {
-		return j.wiped[life][u]
+		return j.wiped[life].has(u)
 	}
 	return j.holds(u)
 }
@@ -111,12 +130,20 @@ func (j *journal) heldIn(life uint64, u update) bool {
 // wipe begins another life.
 func (j *journal) wipe(life uint64) {
 	if j.wiped == nil {
-		j.wiped = map[uint64]map[update]bool{}
+		j.wiped = map[uint64]seqSets{}
 	}
 	j.holds(update{})
 	j.wiped[j.life] = j.held
-	j.life, j.records, j.held = life, nil, nil
+	j.life, j.records, j.held, j.lost, j.failing = life, nil, nil, false, false
 }
+
+// rotten reports whether a frame reads bad.
+func (j *journal) rotten() bool {
+	return slices.ContainsFunc(j.records, func(r *record) bool { return r.rotten })
+}
+
+// ails reports whether the component is lost, or will be when it finds out.
+func (j *journal) ails() bool { return j.lost || j.failing || j.rotten() }
 
 // flushed makes the records up to ref durable.
 func (j *journal) flushed(ref uint64) {
@@ -130,7 +157,7 @@ func (j *journal) flushed(ref uint64) {
 		}
 		r.durable = true
 		if j.held != nil {
-			j.add(r)
+			j.held.add(r)
 		}
 	}
 }
@@ -142,10 +169,8 @@ func (j *journal) keep(which func(*record) bool) {
 }
 
 func (j *journal) find(ref uint64) *record {
-	for _, r := range j.records {
-		if r.id == ref {
-			return r
-		}
+	if k, ok := slices.BinarySearchFunc(j.records, ref, func(r *record, ref uint64) int { return cmp.Compare(r.id, ref) }); ok {
+		return j.records[k]
 	}
 	return nil
 }

@@ -7,154 +7,201 @@ import (
 
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
-	"flotilla/wire"
 )
 
-// promote asks for it through any living host.
-func (w *World) promote() {
-	if w.promoted {
-		return
+// span draws a duration from [lo, hi).
+func span(r *rand.Rand, lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(r.Int64N(int64(hi-lo)))
+}
+
+// scheduleFaults has the planned faults happen, but for those that the reduction leaves out.
+func (w *World) scheduleFaults(planned []fault, length time.Duration) {
+	red := w.opt.Reduce
+	next := 0
+	for i, f := range planned {
+		if red.Chosen {
+			if next >= len(red.Faults) || red.Faults[next] != i {
+				continue
+			}
+			next++
+		}
+		if f.at >= length {
+			continue
+		}
+		r := rand.New(rand.NewPCG(f.seed, 0))
+		happen := func() {
+			if w.faults && w.failure == nil {
+				w.trace("fault %d: %s", i, f.kind)
+				w.stats.Happened = append(w.stats.Happened, i)
+				w.happen(f.kind, r)
+			}
+		}
+		if f.at == 0 {
+			happen()
+		} else {
+			w.after(f.at, "fault", happen)
+		}
 	}
-	for _, h := range w.hosts {
-		if h.node != nil {
-			w.promoted = true
-			w.stats.Promotes++
-			w.trace("promote asked of %d", h.id)
-			h.do(func(n *core.Node) {
-				n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now), Force: true}})
-			})
-			// A proposal may be lost; an operator repeats it.
-			w.after(time.Second, "promote again", func() {
-				if g := w.newest().Groups[w.group]; g.Phase == cluster.Replicating {
-					w.promoted = false
-					w.promote()
-				}
-			})
+}
+
+// happened counts a fault that took effect.
+func (w *World) happened(k kind) { w.stats.Faults[k]++ }
+
+// happen makes a fault take effect, if it can now.
+func (w *World) happen(k kind, r *rand.Rand) {
+	switch k {
+	case lossyLinks:
+		w.lossy = []float64{0.01, 0.05}[r.IntN(2)]
+	case repeatedSends:
+		w.dupes = 0.02
+	case survivorAway:
+		w.survivors = r
+		return
+	case applyStalls:
+		w.applyStalls = r
+		return
+	case lastingCut:
+		w.lasting = r
+		return
+	case clocksDrift:
+		for _, h := range w.hosts {
+			h.clock.adjust(w.now, 0.2*(r.Float64()-0.5), 0)
+		}
+	case promoteGroup:
+		w.promote()
+	case joinCluster:
+		w.join(r)
+		return
+	case removeLost:
+		w.removeForGood(r)
+		return
+	case takeOutPrimary:
+		if !w.takeOut(w.pick(k, r)) {
+			return
+		}
+	default:
+		if h := w.pick(k, r); h == nil || !w.strike(h, k, r) {
 			return
 		}
 	}
-	w.after(500*time.Millisecond, "promote later", w.promote)
+	w.happened(k)
 }
 
-// removed reports whether a host knows that its volumes were taken out of the group.
-func (w *World) removed(h *host) bool {
-	for _, v := range h.node.State().Groups[w.group].Volumes {
-		if v.Primary == h.id && v.Removed != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// removePrimary asks any living host to take a primary's volumes out of the group, until it is so or is refused for good.
-func (w *World) removePrimary(p *host) {
-	g := w.newest().Groups[w.group]
-	if !slices.Contains(g.Primaries(), p.id) || len(g.Primaries()) < 2 || g.Phase != cluster.Replicating {
-		return
-	}
+// pick draws the host that a fault hits, nil when there is none of that kind.
+func (w *World) pick(k kind, r *rand.Rand) *host {
+	var hs []*host
 	for _, h := range w.hosts {
-		if h.node != nil {
-			w.trace("asked of %d: remove primary %d", h.id, p.id)
-			h.do(func(n *core.Node) {
-				n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: w.group, Primary: p.id, Force: true}})
-			})
-			break
+		switch k {
+		case stallHost:
+			if h.removed || !h.backup || len(h.sources) > 0 {
+				continue
+			}
+		case drainHost, relabelHost, fullJournal, journalRots, journalFails:
+			if h.removed || !h.backup {
+				continue
+			}
+		case sourceFails, takeOutPrimary:
+			if len(h.sources) == 0 {
+				continue
+			}
+		case targetFails:
+			if len(h.targets) == 0 {
+				continue
+			}
+		default:
+			if h.removed {
+				continue
+			}
 		}
+		hs = append(hs, h)
 	}
-	w.after(time.Second, "remove again", func() { w.removePrimary(p) })
+	if len(hs) == 0 {
+		return nil
+	}
+	return hs[r.IntN(len(hs))]
 }
 
-// scheduleRemoval takes a primary of several out in the middle of some runs, dead or alive. It has a generator of its own,
-// so that the runs without one are what they were.
-func (w *World) scheduleRemoval(length time.Duration) {
-	r := rand.New(rand.NewPCG(w.opt.Seed, 0x72656d6f7665))
-	var ps []*host
-	for _, h := range w.hosts {
-		if len(h.sources) > 0 {
-			ps = append(ps, h)
+// strike lets a fault hit a host, and reports whether it did. A host that is down is started instead.
+func (w *World) strike(h *host, k kind, r *rand.Rand) bool {
+	if h.node == nil {
+		if !h.doomed {
+			h.start()
+		}
+		return false
+	}
+	switch k {
+	case kill, isolateHost:
+		if h.backup && !w.mayLose(h, r) {
+			return false
+		}
+	case stallHost, journalRots, journalFails:
+		if !w.mayLose(h, r) {
+			return false
+		}
+	case clockJumps: // the captain may take the silence that it sees for that of a component
+		if !w.mayLose(nil, r) {
+			return false
 		}
 	}
-	if len(ps) < 2 || w.opt.Keep || r.Float64() >= 0.2 {
-		return
-	}
-	p := ps[r.IntN(len(ps))]
-	w.after(length/4+time.Duration(r.Int64N(int64(length/2))), "remove primary", func() { w.removePrimary(p) })
-}
-
-// scheduleFault kills, restarts and slows hosts.
-func (w *World) scheduleFault() {
-	w.after(w.between(50*time.Millisecond, 1500*time.Millisecond), "fault", func() {
-		if !w.faults {
-			return
-		}
-		w.fault()
-		w.scheduleFault()
-	})
-}
-
-func (w *World) fault() {
-	h := w.hosts[w.rng.IntN(len(w.hosts))]
-	switch {
-	case h.node == nil:
-		h.start()
-	case w.chance(0.55):
-		if h.backup && !w.mayLose(h) {
-			return
-		}
+	switch k {
+	case kill:
 		w.stats.Kills++
 		w.oracle.checkPoints()
-		power := w.power && w.chance(0.6)
+		power := w.power && r.Float64() < 0.6
 		if power {
 			w.stats.PowerCuts++
 		}
 		h.kill(power)
-		back := w.between(20*time.Millisecond, 5*time.Second)
-		w.after(back, "restart", func() {
-			if h.node == nil {
-				h.start()
-			}
-		})
-	case w.chance(0.3):
-		h.slowUntil = w.now + w.between(10*time.Millisecond, 800*time.Millisecond)
+		back := span(r, 20*time.Millisecond, 5*time.Second)
+		if r.IntN(8) == 0 {
+			back = span(r, 5*time.Second, 15*time.Second)
+		}
+		w.restartAfter(h, back)
+	case slowHost:
+		h.slowUntil = w.now + span(r, 10*time.Millisecond, 800*time.Millisecond)
 		w.trace("host %d is slow until %v", h.id, h.slowUntil)
-	case w.chance(0.3):
-		w.stall(h)
-	case h.backup && w.chance(0.3):
-		w.drain(h)
-	case h.backup && w.chance(0.3):
-		w.relabel(h)
-	case w.chance(0.4):
-		h.fullUntil = w.now + w.between(50*time.Millisecond, 1500*time.Millisecond)
+	case stallHost:
+		w.standStill(h, span(r, time.Second, 5*time.Second))
+	case drainHost:
+		w.drain(h, r)
+	case relabelHost:
+		w.relabel(h, r)
+	case fullJournal:
+		h.fullUntil = w.now + span(r, 50*time.Millisecond, 1500*time.Millisecond)
 		w.trace("the journal of host %d is full until %v", h.id, h.fullUntil)
-	case w.chance(0.5):
-		// One link, one way or both.
-		o := w.hosts[w.rng.IntN(len(w.hosts))]
-		until := w.now + w.between(20*time.Millisecond, 4*time.Second)
+	case cutLink:
+		o := w.hosts[r.IntN(len(w.hosts))]
+		until := w.now + span(r, 20*time.Millisecond, 4*time.Second)
 		w.cut(h, o, until)
-		if w.chance(0.6) {
+		if r.Float64() < 0.6 {
 			w.cut(o, h, until)
 		}
+		return o != h
+	case isolateHost: // perhaps for so long that it is declared lost
+		w.isolate(h, span(r, 20*time.Millisecond, 4*time.Second))
+	case clockJumps:
+		d := span(r, 10*time.Millisecond, 5*time.Second)
+		h.clock.adjust(w.now, h.clock.drift, d)
+		w.unsureUntil = w.now + time.Second
+		w.trace("the clock of host %d jumps ahead by %v", h.id, d)
 	default:
-		// A live host that nobody reaches, perhaps for so long that it is declared lost.
-		if h.backup && !w.mayLose(h) {
-			return
-		}
-		w.isolate(h, w.between(20*time.Millisecond, 4*time.Second))
+		return w.strikeDisk(h, k, r)
 	}
+	return true
 }
 
-// isolate makes a live host one that nobody reaches.
-func (w *World) isolate(h *host, d time.Duration) {
-	h.awayUntil = w.now + d
-	for _, o := range w.hosts {
-		w.cut(h, o, h.awayUntil)
-		w.cut(o, h, h.awayUntil)
-	}
+// restartAfter starts a host that is down, unless it is gone for good.
+func (w *World) restartAfter(h *host, d time.Duration) {
+	w.after(d, "restart", func() {
+		if h.node == nil && !h.doomed {
+			h.start()
+		}
+	})
 }
 
 // isolateSurvivor cuts off, for less than the long loss limit, a component that may just have become the only one to
 // hold something: nothing of it may be given up for that.
-func (w *World) isolateSurvivor() {
+func (w *World) isolateSurvivor(r *rand.Rand) {
 	var live []*host
 	for _, h := range w.hosts {
 		if h.backup && h.node != nil && h.node.Heard() == nil { // the captain declares losses
@@ -162,61 +209,69 @@ func (w *World) isolateSurvivor() {
 		}
 	}
 	if len(live) > 0 {
-		w.isolate(live[w.rng.IntN(len(live))], w.between(time.Second, 5*time.Second))
+		w.happened(survivorAway)
+		w.isolate(live[r.IntN(len(live))], span(r, time.Second, 5*time.Second))
 	}
-}
-
-// lastingCut leaves a link cut when the faults end, one way or both: everything must come to rest all the same.
-func (w *World) lastingCut() bool {
-	a, b := w.hosts[w.rng.IntN(len(w.hosts))], w.hosts[w.rng.IntN(len(w.hosts))]
-	if a == b || w.stats.Components < 2 || !w.chance(0.4) {
-		return false
-	}
-	w.stats.LastingCuts++
-	w.cut(a, b, maxVirtual)
-	if w.chance(0.6) {
-		w.cut(b, a, maxVirtual)
-	}
-	return true
 }
 
 // drain asks a component to leave, or one that was asked to stay.
-func (w *World) drain(h *host) {
-	for _, o := range w.hosts {
-		if o.node == nil {
-			continue
-		}
+func (w *World) drain(h *host, r *rand.Rand) {
+	force := r.Float64() < 0.3
+	w.ask(func(n *core.Node) {
 		undo := w.newest().Agents[h.id].Drain
-		w.trace("asked of %d: drain %d, undo %v", o.id, h.id, undo)
-		o.do(func(n *core.Node) {
-			n.Propose(cluster.Command{Drain: &cluster.Drain{Agent: h.id, Undo: undo, Force: w.chance(0.3)}})
-		})
-		return
-	}
+		w.trace("asked of %d: drain %d, undo %v", n.ID(), h.id, undo)
+		n.Propose(cluster.Command{Drain: &cluster.Drain{Agent: h.id, Undo: undo, Force: force}})
+	})
 }
 
 // relabel gives a component another weight, or another failure domain.
-func (w *World) relabel(h *host) {
+func (w *World) relabel(h *host, r *rand.Rand) {
 	set := &cluster.SetAgent{Agent: h.id}
-	if w.chance(0.5) {
-		set.Weight = new(uint8(1 + w.rng.IntN(cluster.MaxWeight)))
+	if r.IntN(2) == 0 {
+		set.Weight = new(uint8(1 + r.IntN(cluster.MaxWeight)))
 	} else {
-		set.Domain = new(domains[w.rng.IntN(len(domains))])
+		set.Domain = new(domains[r.IntN(len(domains))])
 	}
-	for _, o := range w.hosts {
-		if o.node != nil {
-			w.trace("asked of %d: weight and domain of %d", o.id, h.id)
-			o.do(func(n *core.Node) { n.Propose(cluster.Command{SetAgent: set}) })
-			return
-		}
-	}
+	w.ask(func(n *core.Node) {
+		w.trace("asked of %d: weight and domain of %d", n.ID(), h.id)
+		n.Propose(cluster.Command{SetAgent: set})
+	})
 }
 
-// stall makes a component stand still, as a paused virtual machine does: it may be declared lost, and then what it was
-// about to send arrives.
-func (w *World) stall(h *host) {
-	if h.backup && len(h.sources) == 0 && w.now >= h.stalledUntil && w.mayLose(h) {
-		w.standStill(h, w.between(time.Second, 5*time.Second))
+// ask calls the first node that is alive.
+func (w *World) ask(f func(n *core.Node)) bool {
+	for _, h := range w.hosts {
+		if h.node != nil && !h.removed {
+			h.do(f)
+			return true
+		}
+	}
+	return false
+}
+
+// promote asks for it through any living host. A proposal may be lost; an operator repeats it.
+func (w *World) promote() {
+	if !w.promoted {
+		w.promoted = w.ask(func(n *core.Node) {
+			w.stats.Promotes++
+			w.trace("promote asked of %d", n.ID())
+			n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now), Force: true}})
+		})
+	}
+	w.after(time.Second, "promote again", func() {
+		if g := w.newest().Groups[w.group]; g.Phase == cluster.Replicating {
+			w.promoted = false
+			w.promote()
+		}
+	})
+}
+
+// stallApply makes a component stand still at the worst moment: what it writes to the targets comes late.
+func (w *World) stallApply(h *host) {
+	r := w.applyStalls
+	if w.faults && r != nil && r.Float64() < 0.01 && h.backup && len(h.sources) == 0 && w.now >= h.stalledUntil && w.mayLose(h, r) {
+		w.happened(applyStalls)
+		w.standStill(h, span(r, time.Second, 5*time.Second))
 	}
 }
 
@@ -228,87 +283,83 @@ func (w *World) standStill(h *host, d time.Duration) {
 
 // mayLose reports whether a component may go now: as a rule one at a time, when everything has its second copy; now and
 // then more, and then what needs the second copy is excused.
-func (w *World) mayLose(h *host) bool {
-	down := 0
-	for _, o := range w.hosts {
-		if o.backup && o != h && (o.node == nil || w.now < o.awayUntil) {
-			down++
-		}
-	}
-	if down == 0 && w.oracle.allMirrored() {
+func (w *World) mayLose(h *host, r *rand.Rand) bool {
+	if w.othersWell(h) && w.now >= w.unsureUntil && w.oracle.allMirrored(h) {
 		return true
 	}
-	if !w.chance(0.1) {
+	if r.Float64() >= 0.06 {
 		return false
 	}
-	w.doubleLoss = true
+	w.excuse()
 	return true
 }
 
-// link is one direction between two hosts.
-type link struct{ from, to wire.AgentID }
+// othersWell reports whether all other components are up, can be reached, and have a whole journal.
+func (w *World) othersWell(h *host) bool {
+	for _, o := range w.hosts {
+		if o.backup && o != h && !o.removed && (o.node == nil || w.now < o.awayUntil || o.journal.ails()) {
+			return false
+		}
+	}
+	return true
+}
 
-// cut loses what goes from one host to another.
-func (w *World) cut(from, to *host, until time.Duration) {
-	if from != to {
-		w.trace("nothing goes from %d to %d until %v", from.id, to.id, until)
-		w.cuts[link{from.id, to.id}] = until
+// excuse says that more than one component may be gone at a time from here on.
+func (w *World) excuse() {
+	if !w.doubleLoss {
+		w.doubleLoss = true
+		w.stats.Excused++
+	}
+	for _, h := range w.hosts {
+		if h.backup && h.journal.ails() {
+			w.unreadable()
+		}
 	}
 }
 
-func (w *World) scheduleCheck() {
-	w.after(w.between(50*time.Millisecond, 400*time.Millisecond), "check", func() {
-		w.oracle.checkPoints()
-		if w.failure == nil {
-			w.scheduleCheck()
+// unreadable notes that what a journal held can not be read any more. Where more than one may be gone at a time no
+// recovery point among the sets granted by now can be counted on, until they were applied or given up.
+func (w *World) unreadable() {
+	if w.doubleLoss {
+		w.lostUpTo = max(w.lostUpTo, w.newest().Groups[w.group].Granted)
+	}
+}
+
+// peace ends all faults, and the dead come back.
+func (w *World) peace() {
+	w.faults = false
+	w.trace("peace")
+	w.lossy, w.dupes = 0, 0
+	clear(w.cuts)
+	for _, h := range w.hosts {
+		h.fullUntil, h.diskUntil, h.brokenUntil, h.journal.failing = 0, 0, 0, false
+		if h.node == nil && !h.doomed {
+			h.start()
 		}
+	}
+}
+
+// volumesRemoved reports whether a host knows that its volumes were taken out of the group.
+func (w *World) volumesRemoved(h *host) bool {
+	for _, v := range h.node.State().Groups[w.group].Volumes {
+		if v.Primary == h.id && v.Removed != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// takeOut asks for a primary's volumes to be taken out of the group, it being dead or alive, until it is so or is refused
+// for good. It reports whether there are others.
+func (w *World) takeOut(p *host) bool {
+	g := w.newest().Groups[w.group]
+	if !slices.Contains(g.Primaries(), p.id) || len(g.Primaries()) < 2 || g.Phase != cluster.Replicating {
+		return false
+	}
+	w.ask(func(n *core.Node) {
+		w.trace("asked of %d: take out primary %d", n.ID(), p.id)
+		n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: w.group, Primary: p.id, Force: true}})
 	})
-}
-
-// deliver carries something from one host to another, late, twice or never.
-func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
-	if to == from {
-		w.after(0, name, func() {
-			if h := w.host(to); h.node != nil {
-				f(h)
-			}
-		})
-		return
-	}
-	times := 1
-	w.sent++
-	if w.sent == w.lose || w.chance(w.lossy) || w.now < w.cuts[link{from, to}] {
-		times = 0
-	} else if w.chance(w.dupes) {
-		times = 2
-	}
-	src := w.host(from)
-	said := src.greeting()
-	run := 0
-	if dst := w.host(to); dst != nil {
-		run = dst.run
-	}
-	for range times {
-		d := w.between(20*time.Microsecond, w.maxDelay+30*time.Microsecond)
-		if w.now < src.stalledUntil {
-			d += src.stalledUntil - w.now
-		} else if w.now < src.slowUntil {
-			d += w.between(0, src.slowUntil-w.now+1)
-		}
-		w.after(d, name, func() {
-			// What was on its way to a process that died does not reach the next one, as a rule.
-			if h := w.host(to); h != nil && h.node != nil && (h.run == run || name == "raft") && w.meet(src, said, h) {
-				f(h)
-			}
-		})
-	}
-}
-
-// deliverOver carries something over a third host, or straight where hop is one of the ends.
-func (w *World) deliverOver(from, hop, to wire.AgentID, name string, f func(*host)) {
-	if hop == from || hop == to {
-		w.deliver(from, to, name, f)
-		return
-	}
-	w.deliver(from, hop, name, func(*host) { w.deliver(hop, to, name, f) })
+	w.after(time.Second, "take out again", func() { w.takeOut(p) })
+	return true
 }

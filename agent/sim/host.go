@@ -23,6 +23,12 @@ type host struct {
 	stalledUntil time.Duration // what it sends leaves then
 	fullUntil    time.Duration // the journal refuses until then
 	awayUntil    time.Duration // nobody reaches the host until then
+	diskUntil    time.Duration // the disks are slow until then
+	diskFactor   int
+	brokenUntil  time.Duration // the source and target devices fail until then
+	doomed       bool          // it does not come back
+	removed      bool          // its agent was removed from the cluster
+	clock        clock
 
 	// Disks.
 	log      controlLog
@@ -32,6 +38,8 @@ type host struct {
 	sources  map[wire.VolumeID]*device
 	bits     map[wire.VolumeID]*bitsFile
 	targets  map[wire.VolumeID]*device
+	// How often the pages of a target were lost in a failed flush.
+	openings map[wire.VolumeID]int
 
 	// The process; zero while it is dead.
 	node      *core.Node
@@ -50,6 +58,7 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 	h := &host{
 		w: w, id: id, backup: st.Agents[id].Backup,
 		sources: map[wire.VolumeID]*device{}, bits: map[wire.VolumeID]*bitsFile{}, targets: map[wire.VolumeID]*device{},
+		openings: map[wire.VolumeID]int{},
 	}
 	h.log.boot = boot
 	for _, vid := range cluster.SortedKeys(st.Groups[w.group].Volumes) {
@@ -83,7 +92,7 @@ func (h *host) start() {
 	w := h.w
 	h.run++
 	w.trace("host %d starts (run %d)", h.id, h.run)
-	n, err := core.New(nodeConfig(h.id, w.rng.Uint64(), w.opt.Mutants), h.log.boot, w.now)
+	n, err := core.New(nodeConfig(h.id, w.rng.Uint64(), w.opt.Mutants), h.log.boot, h.time())
 	if err != nil {
 		w.fail("host %d does not start: %v", h.id, err)
 		return
@@ -94,9 +103,20 @@ func (h *host) start() {
 	if h.backup {
 		if h.journal.life != n.Life() {
 			h.journal.wipe(n.Life())
+			w.unreadable()
 		}
-		for _, r := range h.journal.records {
-			n.Restore(r.id, r.body)
+		if w.opt.Mutants["shorter-truth"] {
+			h.journal.keep(func(r *record) bool { return !r.rotten })
+		}
+		if !h.journal.lost && h.journal.rotten() {
+			h.loseJournal("a frame is damaged")
+		}
+		if h.journal.lost {
+			n.SetJournalLost(true) // also if an earlier process found it
+		} else {
+			for _, r := range h.journal.records {
+				n.Restore(r.id, r.body)
+			}
 		}
 		n.Restored()
 	}
@@ -109,14 +129,14 @@ func (h *host) start() {
 	}
 	if len(h.primary) > 0 {
 		w.oracle.restarted(h)
-		n.AddSource(w.now, w.group)
+		n.AddSource(h.time(), w.group)
 	}
 	h.do(func(*core.Node) {})
 	run := h.run
 	var tick func()
 	tick = func() {
 		if h.node != nil && h.run == run {
-			h.do(func(n *core.Node) { n.Tick(w.now) })
+			h.do(func(n *core.Node) { n.Tick(h.time()) })
 			d := tickEvery
 			if w.now < h.slowUntil {
 				d = h.slowUntil - w.now
@@ -131,6 +151,7 @@ func (h *host) start() {
 func (h *host) kill(power bool) {
 	w := h.w
 	w.trace("host %d is killed (power cut: %v)", h.id, power)
+	w.oracle.died(h)
 	h.node = nil
 	h.journal.crash(w.rng, power)
 	if power {
@@ -145,7 +166,7 @@ func (h *host) kill(power bool) {
 		if o.node != nil {
 			w.after(w.between(0, 20*time.Millisecond), "disconnected", func() {
 				if o.node != nil {
-					o.do(func(n *core.Node) { n.Disconnected(w.now, h.id) })
+					o.do(func(n *core.Node) { n.Disconnected(o.time(), h.id) })
 				}
 			})
 		}
@@ -177,7 +198,7 @@ func (h *host) raft() {
 	}
 	h.saving = true
 	alive := h.alive()
-	h.w.after(h.w.between(0, 3*time.Millisecond), "raft saved", func() {
+	h.w.after(h.disk(0, 3*time.Millisecond), "raft saved", func() {
 		if !alive() {
 			return // the write was cut off: nothing of it was sent
 		}
@@ -187,7 +208,7 @@ func (h *host) raft() {
 		}
 		h.saving = false
 		h.do(func(n *core.Node) {
-			if err := n.RaftAdvance(h.w.now); err != nil {
+			if err := n.RaftAdvance(h.time()); err != nil {
 				h.w.fail("host %d: %v", h.id, err)
 			}
 		})
@@ -200,7 +221,7 @@ func (h *host) sendRaft(m *raftpb.Message) {
 		return
 	}
 	h.w.deliver(h.id, to, "raft", func(o *host) {
-		o.do(func(n *core.Node) { n.RaftStep(h.w.now, m) })
+		o.do(func(n *core.Node) { n.RaftStep(o.time(), m) })
 	})
 	if m.GetSnapshot().GetMetadata().GetIndex() > 0 {
 		alive := h.alive()

@@ -38,7 +38,7 @@ func (s *scenario) load(every time.Duration) (stop func()) {
 		a := all[i%len(all)]
 		i++
 		if a.h.node != nil {
-			a.h.write(a.v, a.block, []uint64{w.oracle.value()}, wire.KindWrite, false, func() { w.stats.Writes++ })
+			a.h.write(a.v, a.block, []uint64{w.oracle.value()}, wire.KindWrite, false, func(error) { w.stats.Writes++ })
 		}
 		w.after(every, "load", next)
 	}

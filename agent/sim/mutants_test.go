@@ -32,11 +32,12 @@ var mutants = []struct {
 	{"clean-without-flush", 400, "bits are cleared before the source is flushed"},
 	{"forward-held-once", 100, "a mirror says held of what it has not brought to the owner"},
 	{"no-relay", 100, "what does not go straight does not go over others"},
+	{"shorter-truth", 300, "a component goes on with what it can read of a damaged journal"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 
-// long are the breaks that need a second fault long after the first.
-var long = map[string]time.Duration{"loss-unsettled": 15 * time.Second}
+// lengths are how long the writes last for the breaks that need a second fault long after the first.
+var lengths = map[string]time.Duration{"loss-unsettled": 15 * time.Second}
 
 // TestMutants proves that the simulator sees: each break is caught, and the seeds it took are printed. It runs with `make
 // sim`, not under the race detector, which has nothing to find in one goroutine and takes ten times as long.
@@ -47,7 +48,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= uint64(m.seeds); seed++ {
-				opt := Options{Seed: seed, Length: long[m.name]}
+				opt := Options{Seed: seed, Length: lengths[m.name]}
 				broken := opt
 				broken.Mutants = map[string]bool{m.name: true}
 				if _, err := run(t, broken); err != nil {

@@ -45,12 +45,8 @@ type (
 	}
 )
 
-// saw tells who watches what happened at a host.
-func (w *World) saw(h *host, what any) {
-	if w.watch != nil {
-		w.watch(h, what)
-	}
-}
+// saw tells who watches, if anybody does, what happened at a host.
+func (w *World) saw(h *host, what any) { w.watch(h, what) }
 
 // place is where a write was numbered; a copy numbers it again.
 type place struct {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"slices"
 
 	"flotilla/agent/core"
@@ -12,8 +13,9 @@ import (
 // compares with it whatever could be recovered.
 type oracle struct {
 	w     *World
-	last  *cluster.State // the newest state seen on any host
-	next  uint64         // values given
+	last  *cluster.State // the newest state of any process that has ended, or of those that are watched
+	seen  seen
+	next  uint64 // values given
 	vols  map[wire.VolumeID]*truth
 	incs  map[wire.Incarnation]*incTruth
 	sizes map[wire.VolumeID]int
@@ -21,7 +23,11 @@ type oracle struct {
 	frames   map[uint64]*core.Outgoing  // sent and not yet acknowledged, by number
 	promoted map[wire.VolumeID][]uint64 // the targets when the promote was whole
 	removed  map[wire.VolumeID][]uint64 // what the targets of removed volumes are to hold; nil for one of no use
+	before   *cluster.Group             // as it was at the state before
 	giveUps  wire.Set
+
+	roll     rolled     // of the last checkRoll, whose room the next one uses
+	frameBuf [][]stored // by set above the applied ones
 }
 
 // truth is a source volume as its numbered or remembered writes left it.
@@ -48,6 +54,7 @@ type numbered struct {
 func newOracle(w *World, st *cluster.State) *oracle {
 	o := &oracle{
 		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, sizes: map[wire.VolumeID]int{}, frames: map[uint64]*core.Outgoing{},
+		seen: seen{index: st.Index, view: st.View},
 	}
 	for id, v := range st.Groups[w.group].Volumes {
 		o.sizes[id] = int(v.Size / blockSize)
@@ -76,8 +83,8 @@ func (o *oracle) event(e core.Event) {
 		o.w.stats.Left++
 	case "component.lost":
 		o.w.stats.Losses++
-		if o.w.faults && o.w.chance(0.4) {
-			o.w.isolateSurvivor()
+		if r := o.w.survivors; o.w.faults && r != nil && r.Float64() < 0.4 {
+			o.w.isolateSurvivor(r)
 		}
 	case "incarnation.sealed":
 		o.w.stats.Seals++
@@ -121,7 +128,9 @@ func (o *oracle) numbered(h *host, inc wire.Incarnation, set wire.Set, last wire
 	}
 	e := numbered{seq: last, set: set, ups: ups}
 	t.log = append(t.log, e)
-	o.w.saw(h, newlyNumbered{inc, e})
+	if o.w.watch != nil {
+		o.w.saw(h, newlyNumbered{inc, e})
+	}
 	for i := range ups {
 		o.write(ups[i].Volume, &ups[i])
 	}
@@ -138,7 +147,7 @@ func (o *oracle) write(vol wire.VolumeID, u *wire.Update) {
 }
 
 // unnumbered takes a write that went to the bitmap only.
-func (o *oracle) unnumbered(h *host, vol wire.VolumeID, first int, values []uint64) {
+func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
 	t := o.vols[vol]
 	for i, v := range values {
 		t.now[first+i] = v
@@ -166,38 +175,62 @@ func (o *oracle) follow(h *host) {
 		return
 	}
 	st := h.node.State()
-	if st.Index > o.last.Index {
-		g := st.Groups[o.w.group]
-		if d := int(g.Applied) - o.w.stats.Sets; d > 0 {
-			o.w.stats.Sets = int(g.Applied)
-		}
-		if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
-			o.giveUps = g.GivenUp
-			o.w.stats.GiveUps++
-			if !o.w.doubleLoss {
-				o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
-			}
-			o.w.doubleLoss = true
-		}
-		if g.Phase == cluster.Promoted && o.promoted == nil {
-			o.promotedNow(st)
-		}
+	if st.Index <= o.seen.index {
+		return
 	}
-	if st.Index > o.last.Index {
-		// States are changed in place by their nodes: keep a copy.
+	g := st.Groups[o.w.group]
+	if d := int(g.Applied) - o.w.stats.Sets; d > 0 {
+		o.w.stats.Sets = int(g.Applied)
+	}
+	if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
+		o.giveUps = g.GivenUp
+		o.w.stats.GiveUps++
+		if !o.w.doubleLoss {
+			o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
+		}
+		o.w.excuse()
+	}
+	if g.Phase == cluster.Promoted && o.promoted == nil {
+		o.promotedNow(st)
+	}
+	before := o.seen
+	o.seen = seen{st.Index, st.View, g.Applied, g.Committed}
+	if o.w.watch != nil || st.Index%encodeEvery == 0 {
 		c, err := cluster.Decode(st.Encode())
 		if err != nil {
 			o.w.fail("the state does not survive its encoding: %v", err)
 			return
 		}
-		before := o.last
-		o.last = c
-		o.removals(before.Groups[o.w.group], c.Groups[o.w.group])
-		o.w.saw(h, stateChange{before, c})
-		was, now := before.Groups[o.w.group], c.Groups[o.w.group]
-		if was.Applied != now.Applied || was.Committed != now.Committed || before.View != c.View {
-			o.checkPoints() // between such changes journals only grow
+		if o.w.watch != nil {
+			was := o.last
+			o.last = c // states are changed in place by their nodes
+			if o.w.watch != nil {
+				o.w.saw(h, stateChange{was, c})
+			}
+		} else if !bytes.Equal(c.Encode(), st.Encode()) {
+			o.w.fail("the state is another after its encoding")
 		}
+	}
+	o.removals(g)
+	if before.applied != g.Applied || before.committed != g.Committed || before.view != st.View {
+		o.checkPoints() // between such changes journals only grow
+	}
+}
+
+// seen is what follow compares with the next state.
+type seen struct {
+	index              uint64
+	view               wire.View
+	applied, committed wire.Set
+}
+
+// encodeEvery is how many Raft entries pass until a state is held against its encoding.
+const encodeEvery = 16
+
+// died keeps the state of a process that ends: it may have been the only one to know it.
+func (o *oracle) died(h *host) {
+	if st := h.node.State(); st.Index > o.last.Index {
+		o.last = st
 	}
 }
 
@@ -238,12 +271,19 @@ func (o *oracle) ackedFrame(h *host, no uint64) {
 	}
 }
 
-// allMirrored reports whether every component could die now without losing what was held.
-func (o *oracle) allMirrored() bool {
+// allMirrored reports whether every component could die now without losing what was held. What ails the journal of one
+// that is about to die is of no interest.
+func (o *oracle) allMirrored(dying *host) bool {
 	st := o.w.newest()
 	for _, h := range o.w.hosts {
-		if !h.backup {
+		if !h.backup || h.removed {
 			continue
+		}
+		if st.Agents[h.id] == nil {
+			continue // removed just now
+		}
+		if h != dying && h.journal.ails() {
+			return false
 		}
 		if st.Agents[h.id].Drain && !st.IsMember(h.id) {
 			continue // nothing was asked of it any more

@@ -14,25 +14,33 @@ func (h *host) perform(e core.Effects) {
 	for _, ev := range e.Events {
 		w.trace("host %d: %s %v", h.id, ev.Name, ev.Attrs)
 		w.oracle.event(ev)
-		w.saw(h, ev)
+		if w.watch != nil {
+			w.saw(h, ev)
+		}
 	}
 	h.handles -= len(e.Release)
 	if e.Wipe {
-		h.journal.wipe(h.node.Life())
 		w.trace("host %d wipes its journal", h.id)
+		lost := h.journal.lost
+		h.journal.wipe(h.node.Life())
+		w.unreadable()
+		if lost {
+			h.node.SetJournalLost(false)
+		}
 	}
 	for _, s := range e.Store {
 		h.store(s)
 	}
 	for _, fr := range e.Frames {
 		body := fr.Body
-		w.saw(h, sentFrame{to: fr.To, no: fr.Route.No, body: body})
+		if w.watch != nil {
+			w.saw(h, sentFrame{to: fr.To, no: fr.Route.No, body: body})
+		}
 		w.deliver(h.id, fr.To, "mirror frame", func(o *host) { o.receiveFrame(h.id, fr.Route, body) })
 	}
 	for _, r := range e.Remirror {
-		rec := h.journal.find(r.Ref.(uint64))
+		rec := h.read(r.Ref.(uint64), "mirror")
 		if rec == nil {
-			w.fail("host %d is to mirror record %d, which its journal does not hold", h.id, r.Ref)
 			continue
 		}
 		b := *rec.body
@@ -40,7 +48,9 @@ func (h *host) perform(e core.Effects) {
 		for _, i := range r.Index {
 			b.Updates = append(b.Updates, rec.body.Updates[i])
 		}
-		w.saw(h, sentFrame{to: r.To, no: r.Route.No, body: &b})
+		if w.watch != nil {
+			w.saw(h, sentFrame{to: r.To, no: r.Route.No, body: &b})
+		}
 		w.deliver(h.id, r.To, "remirror", func(o *host) { o.receiveFrame(h.id, r.Route, &b) })
 	}
 	for _, f := range e.Free {
@@ -61,7 +71,9 @@ func (h *host) perform(e core.Effects) {
 		if w.opt.Messages {
 			w.trace("%d -> %d: %T %+v", h.id, env.To, msg, msg)
 		}
-		w.saw(h, sentMessage{env.To, msg})
+		if w.watch != nil {
+			w.saw(h, sentMessage{env.To, msg})
+		}
 		if h.w.opt.Seed%8 == 0 { // some runs send every message through its encoding
 			m, err := core.DecodeMessage(core.EncodeMessage(msg))
 			if err != nil {
@@ -71,7 +83,7 @@ func (h *host) perform(e core.Effects) {
 			msg = m
 		}
 		w.deliver(h.id, env.To, "message", func(o *host) {
-			o.do(func(n *core.Node) { n.Receive(w.now, h.id, msg) })
+			o.do(func(n *core.Node) { n.Receive(o.time(), h.id, msg) })
 		})
 	}
 }
@@ -84,7 +96,7 @@ func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
 		}
 		h.w.trace("%d <- %d: frame %d of view %d, incarnation %d set %d seqs %v", h.id, from, r.No, r.View, b.Incarnation, b.Set, seqs)
 	}
-	h.do(func(n *core.Node) { n.ReceiveFrame(h.w.now, from, r, b) })
+	h.do(func(n *core.Node) { n.ReceiveFrame(h.time(), from, r, b) })
 }
 
 // store appends to the journal, which flushes in groups.
@@ -94,7 +106,16 @@ func (h *host) store(s core.Store) {
 		alive := h.alive()
 		h.w.after(h.w.between(0, time.Millisecond), "journal full", func() {
 			if alive() {
-				h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, nil, errFull) })
+				h.do(func(n *core.Node) { n.Stored(h.time(), s.ID, nil, errFull) })
+			}
+		})
+		return
+	}
+	if j.lost {
+		alive := h.alive()
+		h.w.after(0, "journal lost", func() {
+			if alive() {
+				h.do(func(n *core.Node) { n.Stored(h.time(), s.ID, nil, errJournal) })
 			}
 		})
 		return
@@ -104,18 +125,27 @@ func (h *host) store(s core.Store) {
 	ref := j.nextRef
 	alive := h.alive()
 	life := j.life
-	h.w.after(h.w.between(100*time.Microsecond, 8*time.Millisecond), "stored", func() {
+	h.w.after(h.disk(100*time.Microsecond, 8*time.Millisecond), "stored", func() {
 		if !alive() || h.journal.life != life {
+			return
+		}
+		if h.journal.failing {
+			h.loseJournal("a flush failed")
+		}
+		if h.journal.lost {
+			if alive() {
+				h.do(func(n *core.Node) { n.Stored(h.time(), s.ID, nil, errJournal) })
+			}
 			return
 		}
 		// The flush takes everything before it along.
 		h.journal.flushed(ref)
-		h.w.saw(h, durable{s.Body})
-		h.do(func(n *core.Node) { n.Stored(h.w.now, s.ID, ref, nil) })
+		if h.w.watch != nil {
+			h.w.saw(h, durable{s.Body})
+		}
+		h.do(func(n *core.Node) { n.Stored(h.time(), s.ID, ref, nil) })
 	})
 }
-
-var errFull = errors.New("the journal is full")
 
 var errApply = errors.New("a write to a target was not answered")
 
@@ -141,16 +171,14 @@ func (h *host) apply(a core.Apply) {
 		}
 		chunks[last].pieces = append(chunks[last].pieces, p)
 	}
-	if w.faults && w.chance(0.01) {
-		w.stall(h) // the worst moment: what it writes to the targets comes late
-	}
+	w.stallApply(h)
 	alive := h.alive()
 	left := len(chunks)
 	done := false
 	finish := func(err error) {
 		if alive() && !done {
 			done = true
-			h.do(func(n *core.Node) { n.ApplyDone(w.now, a.Token, err) })
+			h.do(func(n *core.Node) { n.ApplyDone(h.time(), a.Token, err) })
 		}
 	}
 	if left == 0 {
@@ -162,9 +190,9 @@ func (h *host) apply(a core.Apply) {
 		values := make([][]uint64, len(c.pieces))
 		for k, p := range c.pieces {
 			part := a.Parts[p.Part]
-			rec := h.journal.find(part.Ref.(uint64))
+			rec := h.read(part.Ref.(uint64), "apply")
 			if rec == nil {
-				w.fail("host %d is to apply record %d, which its journal does not hold", h.id, part.Ref)
+				w.after(0, "unreadable", func() { finish(errJournal) })
 				return
 			}
 			u := &rec.body.Updates[part.Index]
@@ -214,24 +242,49 @@ func (h *host) takeApply(from wire.AgentID, a core.Apply, vol wire.VolumeID, pie
 	}
 	if err != nil {
 		w.trace("host %d refuses: %v", h.id, err)
-		w.saw(h, refusal{from, err})
+		if w.watch != nil {
+			w.saw(h, refusal{from, err})
+		}
 		answer(err)
 		return
 	}
-	w.after(w.between(50*time.Microsecond, 4*time.Millisecond), "target write", func() {
+	dev, opening := h.targets[vol], h.openings[vol]
+	fail := func(flush bool) {
+		h.failTarget(vol, flush)
+		h.do(func(n *core.Node) { n.EndApply(a.Group) })
+		answer(errDevice)
+	}
+	w.after(h.disk(50*time.Microsecond, 4*time.Millisecond), "target write", func() {
 		if !alive() {
 			return
 		}
-		dev := h.targets[vol]
+		bad := h.broken()
+		if bad {
+			pieces, values = pieces[:len(pieces)/2], values[:len(pieces)/2]
+		}
 		for k, p := range pieces {
 			for b, v := range values[k] {
 				dev.write(int(p.Offset/blockSize)+b, v)
 			}
 		}
 		w.oracle.targetWritten(h, a)
-		w.saw(h, targetWrite{from: from, set: a.Set, values: values})
-		w.after(w.between(50*time.Microsecond, 2*time.Millisecond), "target flush", func() {
+		if w.watch != nil {
+			w.saw(h, targetWrite{from: from, set: a.Set, values: values})
+		}
+		if bad {
+			fail(false)
+			return
+		}
+		w.after(h.disk(50*time.Microsecond, 2*time.Millisecond), "target flush", func() {
 			if !alive() {
+				return
+			}
+			switch {
+			case h.broken():
+				fail(true)
+				return
+			case h.openings[vol] != opening:
+				fail(false) // the pages of this request went with another's flush
 				return
 			}
 			if !w.opt.Mutants["target-not-flushed"] {

@@ -15,6 +15,7 @@ type volume struct {
 	ext    *core.Extents
 	locked map[int]bool // blocks of writes under way
 	copied bool         // the first copy was finished in this incarnation
+	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
 // follow does what the primary's shell does when it is woken.
@@ -24,7 +25,7 @@ func (h *host) follow() {
 		return
 	}
 	w := h.w
-	if w.removed(h) {
+	if w.volumesRemoved(h) {
 		// As the shell does: its volumes are closed.
 		h.node.RemoveSource(w.now, w.group)
 		for _, id := range cluster.SortedKeys(h.primary) {
@@ -49,7 +50,7 @@ func (h *host) follow() {
 			w.oracle.opened(h, v.Inc)
 			w.stats.Resyncs++
 			for _, id := range cluster.SortedKeys(h.primary) {
-				h.primary[id].copied = false
+				h.primary[id].copied, h.primary[id].whole = false, false
 				if h.primary[id].ext.Resync() > 0 {
 					w.stats.Copies++
 				}
@@ -76,10 +77,11 @@ func (h *host) resynced() {
 		v := h.primary[id]
 		vol := st.Groups[h.w.group].Volumes[id]
 		left += int64(v.ext.ToCopy())
+		v.whole = v.whole || v.ext.ToCopy() == 0
 		switch {
 		case vol == nil:
 		case vol.CopiedAt != 0 || v.copied:
-			broken = broken || v.ext.ToCopy() > 0
+			broken = broken || !v.whole
 		case v.ext.ToCopy() == 0:
 			v.copied = true
 		}
@@ -111,7 +113,7 @@ func (h *host) scheduleSend() {
 			if !w.steady {
 				most = int64(1+w.rng.IntN(20)) * 100
 			}
-			out := h.node.NextFrame(w.now, to, most)
+			out := h.node.NextFrame(h.time(), to, most)
 			if out == nil {
 				continue
 			}
@@ -123,7 +125,9 @@ func (h *host) scheduleSend() {
 				Group: out.Header.Group, Primary: out.Header.Primary, Incarnation: out.Header.Incarnation,
 				Set: out.Header.Set, Updates: out.Updates,
 			}
-			w.saw(h, sentFrame{to: to, no: out.Route.No, body: b})
+			if w.watch != nil {
+				w.saw(h, sentFrame{to: to, no: out.Route.No, body: b})
+			}
 			w.deliver(h.id, to, "frame", func(o *host) { o.receiveFrame(h.id, out.Route, b) })
 		}
 		h.do(func(*core.Node) {})
@@ -155,6 +159,17 @@ func (h *host) scheduleCopy() {
 }
 
 func (h *host) copyOne() {
+	if h.broken() {
+		h.copying = true
+		alive := h.alive()
+		h.w.after(50*time.Millisecond, "copy again", func() {
+			if alive() {
+				h.copying = false
+				h.scheduleCopy()
+			}
+		})
+		return
+	}
 	for _, id := range cluster.SortedKeys(h.primary) {
 		v := h.primary[id]
 		i, ok := v.ext.Next()
@@ -182,7 +197,7 @@ func (h *host) copyOne() {
 }
 
 func (h *host) submit(ups []wire.Update) (wire.Incarnation, wire.Seq, error) {
-	inc, seq, err := h.node.Submit(h.w.now, h.w.group, ups, h)
+	inc, seq, err := h.node.Submit(h.time(), h.w.group, ups, h)
 	if err == nil {
 		h.handles += len(ups)
 	}
@@ -222,8 +237,8 @@ func (h *host) scheduleClean() {
 	for _, id := range cluster.SortedKeys(h.primary) {
 		cand[id] = h.primary[id].ext.Clean(applied, 2, 100)
 	}
-	h.w.after(h.w.between(0, 5*time.Millisecond), "clean: flush", func() {
-		if !alive() || h.inc != inc {
+	h.w.after(h.disk(0, 5*time.Millisecond), "clean: flush", func() {
+		if !alive() || h.inc != inc || h.broken() {
 			h.cleaning = false
 			return
 		}
@@ -242,7 +257,7 @@ func (h *host) scheduleClean() {
 // saveBits makes the bits durable as they are when the write ends.
 func (h *host) saveBits(then func()) {
 	alive := h.alive()
-	h.w.after(h.w.between(0, 3*time.Millisecond), "bits", func() {
+	h.w.after(h.disk(0, 3*time.Millisecond), "bits", func() {
 		if !alive() {
 			return
 		}

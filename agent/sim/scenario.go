@@ -113,7 +113,7 @@ func (s *scenario) write(volume string, block int, label string) error {
 		sw := &scriptWrite{label: label}
 		s.writes = append(s.writes, sw)
 		began := w.now
-		h.write(id, block, []uint64{value}, wire.KindWrite, w.power, func() {
+		h.write(id, block, []uint64{value}, wire.KindWrite, w.power, func(error) {
 			sw.acked = true
 			if g.Mode == cluster.Async {
 				w.stats.MaxBlocked = max(w.stats.MaxBlocked, w.now-began)

@@ -223,7 +223,7 @@ func (p *player) fault(d *datadriven.TestData) error {
 		case "unsuspend":
 			h.do(func(n *core.Node) { n.Unsuspend(s.w.now, s.w.group) })
 		case "remove-primary":
-			s.w.removePrimary(h)
+			s.w.takeOut(h)
 		case "isolate":
 			s.w.isolate(h, forever)
 		case "fill":

@@ -14,6 +14,10 @@ var (
 	seedFlag  = flag.Uint64("seed", 0, "replay this seed, with a trace")
 	msgsFlag  = flag.Bool("messages", false, "with -seed: trace every message")
 	seedsFlag = flag.Int("seeds", 0, "how many seeds to run (0: a few)")
+	keepFlag  = flag.String("keep", "", "with -seed: what is left of the run, as -shrink prints it")
+	shrinkMax = flag.Int("shrink", 0, "with -seed: look for a smaller run that fails in the same way, in at most this many runs")
+	lenFlag   = flag.Duration("length", 0, "how long writes and faults last, instead of what the seed says")
+	breakFlag = flag.String("break", "", "with -seed: a break of the core, see TestMutants")
 	baseFlag  = flag.Uint64("seed-base", 1, "the first seed")
 )
 
@@ -23,14 +27,35 @@ func run(t *testing.T, opt Options) (Stats, error) {
 	return Run(opt)
 }
 
+// runOne runs the seed of the command line, shrunk first if that is wanted, with a trace.
+func runOne(t *testing.T) {
+	red, err := ParseReduction(*keepFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt := Options{Seed: *seedFlag, Messages: *msgsFlag, Reduce: red, Length: *lenFlag}
+	if *breakFlag != "" {
+		opt.Mutants = map[string]bool{*breakFlag: true}
+	}
+	if *shrinkMax > 0 {
+		quiet := opt
+		quiet.Messages = false
+		s := Shrink(quiet, *shrinkMax, func(o Options) (Stats, error) { return run(t, o) })
+		defer func() { t.Log(s.describe()) }()
+		opt.Reduce = s.Options.Reduce
+	}
+	opt.Trace = func(s string) { fmt.Fprintln(os.Stderr, s) }
+	st, err := run(t, opt)
+	t.Logf("seed %d: %v", opt.Seed, st)
+	if err != nil {
+		t.Errorf("seed %d: %v", opt.Seed, err)
+	}
+}
+
 // TestSeeds runs whole clusters under random faults. A failing seed replays with -seed.
 func TestSeeds(t *testing.T) {
 	if *seedFlag != 0 {
-		st, err := run(t, Options{Seed: *seedFlag, Messages: *msgsFlag, Trace: func(s string) { fmt.Fprintln(os.Stderr, s) }})
-		t.Logf("seed %d: %v", *seedFlag, st)
-		if err != nil {
-			t.Fatalf("seed %d: %v", *seedFlag, err)
-		}
+		runOne(t)
 		return
 	}
 	n, base := *seedsFlag, *baseFlag
@@ -43,46 +68,22 @@ func TestSeeds(t *testing.T) {
 	if n == 0 {
 		n = 10
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // there is little to keep and much to drop
+	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	var total Stats
 	failed := 0
 	for i := range n {
 		seed := base + uint64(i)
-		st, err := run(t, Options{Seed: seed})
+		st, err := run(t, Options{Seed: seed, Length: *lenFlag})
 		total.add(st)
 		if (i+1)%500 == 0 {
 			t.Logf("%d seeds from %d: %v", i+1, base, total)
 		}
 		if err != nil {
-			t.Errorf("seed %d: %v\nreplay: go test ./agent/sim -run TestSeeds -seed %s", seed, err, strconv.FormatUint(seed, 10))
+			t.Errorf("seed %d: %v\nreplay: go test ./agent/sim -run TestSeeds -seed %[1]d -length %[3]v; a shorter run like it: add -shrink 300", seed, err, *lenFlag)
 			if failed++; failed >= 5 {
 				break
 			}
 		}
 	}
 	t.Logf("%d seeds from %d: %v", n, base, total)
-}
-
-func (s *Stats) add(o Stats) {
-	s.Events += o.Events
-	s.Writes += o.Writes
-	s.Sets += o.Sets
-	s.Checks += o.Checks
-	s.Points += o.Points
-	s.Kills += o.Kills
-	s.Losses += o.Losses
-	s.Left += o.Left
-	s.GiveUps += o.GiveUps
-	s.Seals += o.Seals
-	s.Voids += o.Voids
-	s.Promotes += o.Promotes
-	s.Resyncs += o.Resyncs
-	s.LastingCuts += o.LastingCuts
-	s.Copies += o.Copies
-	s.Removed += o.Removed
-	s.PowerCuts += o.PowerCuts
-	s.SyncRuns += o.SyncRuns
-	s.Virtual += o.Virtual
-	s.MaxHold = max(s.MaxHold, o.MaxHold)
-	s.MaxBlocked = max(s.MaxBlocked, o.MaxBlocked)
 }

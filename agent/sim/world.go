@@ -5,12 +5,13 @@
 // lose what was not flushed and over links that delay, lose and repeat. An oracle follows every write from the moment it
 // is numbered, and compares with it whatever a promote could choose (oracle.go).
 //
-//	world.go   time, events, the course of a run
-//	faults.go  who dies, who is slow, what gets lost
+//	world.go   time, events, the course of a run; stats.go what it did, shrink.go a smaller one that fails alike
+//	plan.go    which faults happen when; faults.go does it, diskfaults.go to disks, joins.go to who belongs to the cluster
+//	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
 //	client.go  writers with dependent writes across volumes and primaries
-//	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered
+//	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered, which roll.go finds
 //
 // Beside the random runs there are scenarios, which say themselves what happens, step by step (testdata):
 //
@@ -19,10 +20,8 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"flotilla/agent/core"
@@ -37,20 +36,9 @@ type Options struct {
 	Trace   func(string)    // nil for none
 	// Messages traces every message too.
 	Messages bool
-	// Keep leaves all primaries in the group.
-	Keep bool
 	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
 	Length time.Duration
-}
-
-// Stats says what a run did.
-type Stats struct {
-	Events, Writes, Sets, Checks, Points       int
-	Kills, Losses, Left, GiveUps, Seals, Voids int
-	Promotes, Resyncs, Copies, PowerCuts       int
-	MaxHold, MaxBlocked, Virtual               time.Duration
-	Components, Primaries, Volumes, SyncRuns   int
-	LastingCuts, Removed                       int
+	Reduce Reduction
 }
 
 // World is one run.
@@ -58,7 +46,7 @@ type World struct {
 	opt   Options
 	rng   *rand.Rand
 	now   time.Duration
-	queue eventHeap
+	queue events
 	order uint64
 
 	hosts []*host
@@ -66,14 +54,22 @@ type World struct {
 	cuts  map[link]time.Duration // until when
 	group wire.GroupID
 
-	lossy      float64 // chance that a message is lost
-	dupes      float64
+	// Of the faults, see kind.
+	lossy       float64 // chance that a message is lost
+	dupes       float64
+	survivors   *rand.Rand    // chance of survivorAway, nil for never
+	lasting     *rand.Rand    // draws the link of lastingCut, nil for none
+	applyStalls *rand.Rand    // chance of applyStalls, nil for never
+	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
+	joins       int
+
 	maxDelay   time.Duration
 	power      bool // crashes lose what was not flushed; clients write through
 	faults     bool // faults are still being injected
 	writing    bool
-	promoted   bool // a promote was asked for
-	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
+	promoted   bool     // a promote was asked for
+	doubleLoss bool     // more than one component was down, or sets were given up: what needs a second copy is excused
+	lostUpTo   wire.Set // and both copies of something in the sets up to here may be gone
 
 	// Of scenarios.
 	steady    bool                    // every delay is the middle of its range, and chance decides nothing
@@ -86,37 +82,6 @@ type World struct {
 	oracle  *oracle
 	stats   Stats
 	failure error
-}
-
-type event struct {
-	at    time.Duration
-	order uint64
-	name  string
-	run   func()
-}
-
-type eventHeap []*event
-
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	if h[i].at != h[j].at {
-		return h[i].at < h[j].at
-	}
-	return h[i].order < h[j].order
-}
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(*event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return e
-}
-
-// after schedules f.
-func (w *World) after(d time.Duration, name string, f func()) {
-	w.order++
-	heap.Push(&w.queue, &event{at: w.now + d, order: w.order, name: name, run: f})
 }
 
 // chance is true with probability p.
@@ -209,8 +174,6 @@ func (w *World) draw() shape {
 	r := w.rng
 	s := shape{components: 1 + r.IntN(5), primaries: 1 + r.IntN(3), mode: cluster.Async}
 	volumes := max(s.primaries, 1+r.IntN(4))
-	w.lossy = []float64{0, 0, 0.01, 0.05}[r.IntN(4)]
-	w.dupes = []float64{0, 0.02}[r.IntN(2)]
 	w.maxDelay = []time.Duration{500 * time.Microsecond, 5 * time.Millisecond, 15 * time.Millisecond}[r.IntN(3)]
 	w.power = r.IntN(2) == 0
 	if r.IntN(3) == 0 {
@@ -226,6 +189,17 @@ func (w *World) draw() shape {
 			s.domains = append(s.domains, domains[r.IntN(len(domains))])
 		}
 	}
+	atMost := func(n *int, most int) {
+		if most > 0 {
+			*n = min(*n, most)
+		}
+	}
+	red := w.opt.Reduce
+	atMost(&s.components, red.Components)
+	atMost(&s.primaries, red.Primaries)
+	atMost(&volumes, red.Volumes)
+	s.primaries = min(s.primaries, volumes)
+	s.sizes = s.sizes[:volumes]
 	return s
 }
 
@@ -307,8 +281,8 @@ func (w *World) build(s shape) {
 	for _, id := range w.ids {
 		w.hosts = append(w.hosts, newHost(w, id, st, core.Bootstrap(st, voters)))
 	}
-	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, loss %.2f, power cuts %v",
-		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.lossy, w.power)
+	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, power cuts %v",
+		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.power)
 }
 
 func (w *World) host(id wire.AgentID) *host {
@@ -331,29 +305,21 @@ func (w *World) course() {
 			length = w.between(7*time.Second, 20*time.Second) // time for a second loss
 		}
 	}
-	w.scheduleFault()
-	w.scheduleCheck()
-	if w.chance(0.4) {
-		w.after(w.between(length/4, length), "promote", w.promote)
+	planned := plan(w.opt.Seed, length)
+	w.stats.Planned = length
+	if most := w.opt.Reduce.Length; most > 0 {
+		length = min(length, most)
 	}
-	w.scheduleRemoval(length)
+	w.stats.Length = length
+	w.scheduleFaults(planned, length)
+	w.scheduleCheck()
 	w.runUntil(length)
 	if w.failure != nil {
 		return
 	}
-	// Peace: nobody dies any more, and the dead come back.
-	w.faults = false
-	w.trace("peace")
-	w.lossy, w.dupes = 0, 0
-	clear(w.cuts)
-	lasting := w.lastingCut()
-	for _, h := range w.hosts {
-		h.fullUntil = 0
-		if h.node == nil {
-			h.start()
-		}
-	}
-	if lasting {
+	w.peace()
+	peace := w.now
+	if w.lastingCut() {
 		w.runUntil(w.now + w.between(3*time.Second, 6*time.Second))
 	}
 	w.runUntil(w.now + w.between(500*time.Millisecond, 2*time.Second))
@@ -368,6 +334,7 @@ func (w *World) course() {
 			w.fail("not settled %v after the last fault: %s", settleWithin, w.oracle.unsettled())
 		}
 	}
+	w.stats.MaxSettle = w.now - peace
 	if w.failure == nil {
 		w.oracle.checkPoints()
 		w.oracle.checkEnd()
@@ -379,9 +346,10 @@ func (w *World) step(t time.Duration) bool {
 	if w.failure != nil || len(w.queue) == 0 || w.queue[0].at > t {
 		return false
 	}
-	e := heap.Pop(&w.queue).(*event)
+	e := w.queue.pop()
 	w.now = max(w.now, e.at)
 	w.stats.Events++
+	w.stats.digest(&e)
 	e.run()
 	if w.now > maxVirtual {
 		w.fail("the run does not end")
@@ -411,12 +379,4 @@ func (w *World) newest() *cluster.State {
 		return w.oracle.last
 	}
 	return best
-}
-
-// String prints what a run did.
-func (s Stats) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs, %d lasting cuts, %d volumes removed", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.LastingCuts, s.Removed)
-	return b.String()
 }

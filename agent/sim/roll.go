@@ -1,0 +1,145 @@
+package sim
+
+import (
+	"cmp"
+	"fmt"
+
+	"flotilla/agent/core/cluster"
+	"flotilla/wire"
+)
+
+// rolled is the content of all volumes after a roll-forward, and for each block which update wrote it last. The order of
+// updates is that of (set, incarnation, seq), so the frames of a set may be taken in any order.
+type rolled struct {
+	im   image
+	last map[wire.VolumeID][]winner
+}
+
+// winner is the update that a block's content comes from, zero when that was on the target before.
+type winner struct {
+	set     wire.Set
+	inc     wire.Incarnation
+	seq     wire.Seq
+	holders uint64 // the members that hold it, by their place in the view
+}
+
+// stored is a durable frame in a member's journal.
+type stored struct {
+	rec    *record
+	holder uint64
+}
+
+// checkRoll rolls the targets forward from recovery point to recovery point with what the members' journals hold, without
+// one of them if it is named, and compares at each. What it returns is valid until the next call.
+func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Set, without wire.AgentID) *rolled {
+	w := o.w
+	if len(points) == 0 || w.failure != nil {
+		return nil
+	}
+	last := points[len(points)-1]
+	o.resetRoll(w.power)
+	frames := o.frameBuf
+	for i := range frames {
+		frames[i] = frames[i][:0]
+	}
+	for len(frames) < int(last-g.Applied)+1 {
+		frames = append(frames, nil)
+	}
+	o.frameBuf = frames
+	for i, m := range st.Members {
+		j := &w.host(m).journal
+		if m == without || j.lost {
+			continue
+		}
+		for _, r := range j.records {
+			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten {
+				at := r.set - g.Applied
+				frames[at] = append(frames[at], stored{r, 1 << i})
+			}
+		}
+	}
+	what := "P1"
+	if without != 0 {
+		what = fmt.Sprintf("P2 without component %d", without)
+	}
+	want := replay{o: o, g: g, cursors: map[wire.Incarnation]*cursor{}}
+	set := g.Applied
+	for _, n := range points {
+		if without == 0 {
+			w.stats.Points++
+		}
+		for ; set < n; set++ {
+			for _, f := range frames[set+1-g.Applied] {
+				o.rollFrame(g, f)
+			}
+		}
+		o.compare(what, g, n, o.roll.im, want.to(n))
+		if w.failure != nil {
+			break
+		}
+	}
+	return &o.roll
+}
+
+// resetRoll takes the targets as they read, after a power cut when durable is set.
+func (o *oracle) resetRoll(durable bool) {
+	if o.roll.im == nil {
+		o.roll = rolled{im: image{}, last: map[wire.VolumeID][]winner{}}
+	}
+	for _, h := range o.w.hosts {
+		for id, d := range h.targets {
+			now := d.now
+			if durable {
+				now = d.durable
+			}
+			if len(o.roll.last[id]) != len(now) {
+				o.roll.im[id], o.roll.last[id] = make([]uint64, len(now)), make([]winner, len(now))
+			}
+			copy(o.roll.im[id], now)
+			clear(o.roll.last[id])
+		}
+	}
+}
+
+// rollFrame takes the updates of a frame that count, where no later one was taken before.
+func (o *oracle) rollFrame(g *cluster.Group, f stored) {
+	body := f.rec.body
+	inc := g.Inc(body.Incarnation)
+	if inc == nil {
+		return
+	}
+	for i := range body.Updates {
+		u := &body.Updates[i]
+		if (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark {
+			continue
+		}
+		im, last := o.roll.im[u.Volume], o.roll.last[u.Volume]
+		first := uint32(u.Offset / blockSize)
+		for b := range u.Length / blockSize {
+			l := &last[first+b]
+			v := decodeBlock(u, b)
+			switch cmp.Or(cmp.Compare(f.rec.set, l.set), cmp.Compare(body.Incarnation, l.inc), cmp.Compare(u.Seq, l.seq)) {
+			case 1:
+				*l = winner{f.rec.set, body.Incarnation, u.Seq, f.holder}
+				im[first+b] = v
+			case 0:
+				l.holders |= f.holder // it stands twice
+				if im[first+b] != v {
+					o.w.fail("P1: seq %d of incarnation %d (set %d) stands as %#x and as %#x in the journals", u.Seq, body.Incarnation, f.rec.set, im[first+b], v)
+				}
+			}
+		}
+	}
+}
+
+// needs reports whether some block's content is held by that member only.
+func (r *rolled) needs(member int) bool {
+	for _, last := range r.last {
+		for i := range last {
+			if last[i].holders == 1<<member {
+				return true
+			}
+		}
+	}
+	return false
+}

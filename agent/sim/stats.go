@@ -1,0 +1,76 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Stats says what a run did.
+type Stats struct {
+	Events, Writes, Sets, Checks, Points       int
+	Kills, Losses, Left, GiveUps, Seals, Voids int
+	Promotes, Resyncs, Copies, PowerCuts       int
+	JournalsLost, SourceErrors, TargetErrors   int
+	Excused                                    int // runs in which more than one component was gone at a time
+	Faults                                     Faults
+	MaxSettle                                  time.Duration // from peace until everything has come to rest
+	MaxHold, MaxBlocked, Virtual               time.Duration
+	Components, Primaries, Volumes, Clients    int
+	SyncRuns                                   int
+	Length, Planned                            time.Duration // of writes and faults, here and before the reduction
+	Happened                                   []int         // the faults that came to their time, by their numbers in the plan
+	Digest                                     uint64        // of the course: every event's time and name, in order
+}
+
+// add takes another run in.
+func (s *Stats) add(o Stats) {
+	s.Digest ^= o.Digest
+	s.Events += o.Events
+	s.Writes += o.Writes
+	s.Sets += o.Sets
+	s.Checks += o.Checks
+	s.Points += o.Points
+	s.Kills += o.Kills
+	s.Losses += o.Losses
+	s.Left += o.Left
+	s.GiveUps += o.GiveUps
+	s.Seals += o.Seals
+	s.Voids += o.Voids
+	s.Promotes += o.Promotes
+	s.Resyncs += o.Resyncs
+	s.Copies += o.Copies
+	s.PowerCuts += o.PowerCuts
+	s.SyncRuns += o.SyncRuns
+	s.Excused += o.Excused
+	s.JournalsLost += o.JournalsLost
+	s.SourceErrors += o.SourceErrors
+	s.TargetErrors += o.TargetErrors
+	for k := range s.Faults {
+		s.Faults[k] += o.Faults[k]
+	}
+	s.MaxSettle = max(s.MaxSettle, o.MaxSettle)
+	s.Virtual += o.Virtual
+	s.MaxHold = max(s.MaxHold, o.MaxHold)
+	s.MaxBlocked = max(s.MaxBlocked, o.MaxBlocked)
+}
+
+// digest takes an event into the digest: two runs with the same digest took the same course.
+func (s *Stats) digest(e *event) {
+	const prime = 1099511628211 // of FNV-1a
+	d := (s.Digest ^ uint64(e.at)) * prime
+	for i := range len(e.name) {
+		d = (d ^ uint64(e.name[i])) * prime
+	}
+	s.Digest = d
+}
+
+// String prints what a run did.
+func (s Stats) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
+	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.Faults)
+	fmt.Fprintf(&b, "; digest %016x", s.Digest)
+	return b.String()
+}
