@@ -125,8 +125,13 @@ func addAgent(q *api.AgentRequest) (*cluster.AddAgent, error) {
 	if err := identity.CheckName(q.Name); err != nil {
 		return invalid("%v", err)
 	}
-	if remedy := checkReachable(q.Address); remedy != "" {
+	if remedy := checkAdvertised("advertise", q.Address); remedy != "" {
 		return invalid("address %q: %s", q.Address, remedy)
+	}
+	if q.ComponentAddress != "" {
+		if remedy := checkAdvertised("component_advertise", q.ComponentAddress); remedy != "" {
+			return invalid("component address %q: %s", q.ComponentAddress, remedy)
+		}
 	}
 	if err := cluster.CheckDomain(q.Domain); err != nil {
 		return invalid("%v", err)
@@ -134,7 +139,7 @@ func addAgent(q *api.AgentRequest) (*cluster.AddAgent, error) {
 	if q.TokenHash == "" {
 		return invalid("no token is given")
 	}
-	add := &cluster.AddAgent{Name: q.Name, Address: q.Address, TokenHash: q.TokenHash, Domain: q.Domain}
+	add := &cluster.AddAgent{Name: q.Name, Address: q.Address, ComponentAddress: q.ComponentAddress, TokenHash: q.TokenHash, Domain: q.Domain}
 	for _, role := range q.Roles {
 		switch Role(role) {
 		case Primary:
@@ -146,6 +151,9 @@ func addAgent(q *api.AgentRequest) (*cluster.AddAgent, error) {
 		default:
 			return invalid("role %q: choose among primary, backup, secondary", role)
 		}
+	}
+	if q.ComponentAddress != "" && !add.Backup {
+		return invalid("component address %q: only an agent with the role backup has one: leave component_listen and component_advertise out", q.ComponentAddress)
 	}
 	if !add.Primary && !add.Backup && !add.Secondary {
 		return invalid("an agent needs a role: primary, backup or secondary")
@@ -198,7 +206,7 @@ func (s *apiServer) join(r *http.Request) (*api.JoinAnswer, error) {
 		return nil, &api.Error{Code: api.Invalid, Text: fmt.Sprintf("join: read signing request: %v", err)}
 	}
 	hash := sha256.Sum256(q.Secret)
-	ask := api.AgentRequest{Name: q.Name, Address: q.Address, Roles: q.Roles, TokenHash: hex.EncodeToString(hash[:]), Domain: q.Domain}
+	ask := api.AgentRequest{Name: q.Name, Address: q.Address, ComponentAddress: q.ComponentAddress, Roles: q.Roles, TokenHash: hex.EncodeToString(hash[:]), Domain: q.Domain}
 	if _, err := addAgent(&ask); err != nil {
 		return nil, err
 	}

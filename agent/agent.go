@@ -162,7 +162,7 @@ func (a *Agent) start() error {
 
 // listeners are the agent's doors.
 type listeners struct {
-	mux   *identity.Mux
+	ports []*identity.Mux // listen, and component_listen if there is one
 	api   net.Listener
 	join  net.Listener
 	admin net.Listener
@@ -187,23 +187,20 @@ func (a *Agent) revoked(id wire.AgentID, _ string) (gone bool) {
 // listen opens all doors, so that one that is taken shows before anything has happened.
 func (a *Agent) listen() (*listeners, error) {
 	l := &listeners{}
-	port, err := listenTCP("listen", a.cfg.Listen)
+	port, err := a.openPort(l, "listen", a.cfg.Listen, append(peerProtocols(), identity.ProtocolAPI, identity.ProtocolJoin))
 	if err != nil {
 		return nil, err
 	}
-	l.mux = identity.NewMux(port, identity.ServerConfig(
-		a.credentials,
-		[]string{identity.ProtocolData, identity.ProtocolControl, identity.ProtocolRaft, identity.ProtocolAPI, identity.ProtocolJoin},
-		a.policy(),
-	), identity.MuxOptions{Refused: func(remote net.Addr, err error) {
-		a.log.Warn("connection refused", "remote", remote, "err", err)
-	}})
-	a.onClose(l.mux.Close)
-	if l.api, err = l.mux.Listen(identity.ProtocolAPI); err != nil {
+	if l.api, err = port.Listen(identity.ProtocolAPI); err != nil {
 		return nil, err
 	}
-	if l.join, err = l.mux.Listen(identity.ProtocolJoin); err != nil {
+	if l.join, err = port.Listen(identity.ProtocolJoin); err != nil {
 		return nil, err
+	}
+	if a.cfg.ComponentListen != "" { // for components alone, who neither join nor ask there
+		if _, err := a.openPort(l, "component_listen", a.cfg.ComponentListen, peerProtocols()); err != nil {
+			return nil, err
+		}
 	}
 	if l.admin, err = listenUnix("state_dir", a.cfg.AdminSocket()); err != nil {
 		return nil, err
@@ -226,6 +223,24 @@ func (a *Agent) listen() (*listeners, error) {
 		a.onClose(ignoreClosed(x.Close))
 	}
 	return l, nil
+}
+
+func peerProtocols() []string {
+	return []string{identity.ProtocolData, identity.ProtocolControl, identity.ProtocolRaft}
+}
+
+// openPort opens one of the agent's own ports; the same checks stand at each.
+func (a *Agent) openPort(l *listeners, key, address string, protocols []string) (*identity.Mux, error) {
+	port, err := listenTCP(key, address)
+	if err != nil {
+		return nil, err
+	}
+	mux := identity.NewMux(port, identity.ServerConfig(a.credentials, protocols, a.policy()), identity.MuxOptions{
+		Refused: func(remote net.Addr, err error) { a.log.Warn("connection refused", "remote", remote, "err", err) },
+	})
+	a.onClose(mux.Close)
+	l.ports = append(l.ports, mux)
+	return mux, nil
 }
 
 // ignoreClosed is for listeners that whoever serves them closes as well.
@@ -279,6 +294,14 @@ func (a *Agent) checkState(n *core.Node) error {
 	if known.Address != a.cfg.Advertise {
 		return fmt.Errorf("%w: advertise: %q: the cluster knows this agent at %s: use that address, or remove the agent and join it anew",
 			ErrConfig, a.cfg.Advertise, known.Address)
+	}
+	if have := a.cfg.ComponentAdvertise; known.ComponentAddress != have {
+		at := "at " + known.ComponentAddress
+		if known.ComponentAddress == "" {
+			at = "without an address for components"
+		}
+		return fmt.Errorf("%w: component_advertise: %q: the cluster knows this agent %s: say the same, or remove the agent and join it anew",
+			ErrConfig, have, at)
 	}
 	if known.Primary != a.cfg.Has(Primary) || known.Backup != a.cfg.Has(Backup) || known.Secondary != a.cfg.Has(Secondary) {
 		return fmt.Errorf("%w: roles: %q: the cluster knows this agent with the roles %q: use those, or remove the agent and join it anew",

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -30,17 +31,23 @@ const (
 
 // Config is an agent's own file: what only this host can know. Everything else is cluster state.
 type Config struct {
-	Name      string        `yaml:"name"`      // unique in the cluster
-	Listen    string        `yaml:"listen"`    // host:port of the one TCP port
-	Advertise string        `yaml:"advertise"` // host:port at which others reach it; Listen when empty
-	StateDir  string        `yaml:"state_dir"`
-	Roles     []Role        `yaml:"roles"`
-	Domain    string        `yaml:"domain"` // failure domain, such as the site; taken at the join, changed by `flotilla component set`
-	Journal   JournalConfig `yaml:"journal"`
-	NBD       NBDConfig     `yaml:"nbd"`
-	Log       LogConfig     `yaml:"log"`
-	Limits    LimitsConfig  `yaml:"limits"`
-	Debug     DebugConfig   `yaml:"debug"`
+	Name      string `yaml:"name"`      // unique in the cluster
+	Listen    string `yaml:"listen"`    // host:port of the TCP port
+	Advertise string `yaml:"advertise"` // host:port at which others reach it; Listen when empty
+
+	// Of a backup component that shall talk to other components on a network of their own: host:port to listen on, Listen
+	// alone when empty; and at which they reach it, ComponentListen when empty. Both empty: all on one.
+	ComponentListen    string `yaml:"component_listen"`
+	ComponentAdvertise string `yaml:"component_advertise"`
+
+	StateDir string        `yaml:"state_dir"`
+	Roles    []Role        `yaml:"roles"`
+	Domain   string        `yaml:"domain"` // failure domain, such as the site; taken at the join, changed by `flotilla component set`
+	Journal  JournalConfig `yaml:"journal"`
+	NBD      NBDConfig     `yaml:"nbd"`
+	Log      LogConfig     `yaml:"log"`
+	Limits   LimitsConfig  `yaml:"limits"`
+	Debug    DebugConfig   `yaml:"debug"`
 }
 
 // JournalConfig says where a backup component keeps held updates, and how much of them.
@@ -125,6 +132,9 @@ func ParseConfig(text []byte) (Config, error) {
 	if c.Advertise == "" {
 		c.Advertise = c.Listen
 	}
+	if c.ComponentAdvertise == "" {
+		c.ComponentAdvertise = c.ComponentListen
+	}
 	return c, c.Validate()
 }
 
@@ -139,9 +149,10 @@ func (c *Config) Validate() error {
 	}
 	if remedy := checkAddress(c.Listen); remedy != "" {
 		wrong("listen", c.Listen, remedy)
-	} else if remedy := checkReachable(c.Advertise); remedy != "" {
+	} else if remedy := checkAdvertised("advertise", c.Advertise); remedy != "" {
 		wrong("advertise", c.Advertise, remedy)
 	}
+	c.validateComponentAddress(wrong)
 	if !filepath.IsAbs(c.StateDir) {
 		wrong("state_dir", c.StateDir, "give an absolute path")
 	} else if p := adminSocket(c.StateDir); len(p) > maxSocketPath {
@@ -168,6 +179,31 @@ func (c *Config) Validate() error {
 	}
 	c.Limits.validate(wrong)
 	return errors.Join(errs...)
+}
+
+func (c *Config) validateComponentAddress(wrong func(key string, value any, remedy string)) {
+	if c.ComponentListen == "" && c.ComponentAdvertise == "" {
+		return
+	}
+	if !c.Has(Backup) {
+		wrong("component_listen", cmp.Or(c.ComponentListen, c.ComponentAdvertise), "it is for agents with the role backup: leave it and component_advertise out")
+		return
+	}
+	if c.ComponentListen != "" {
+		if remedy := checkAddress(c.ComponentListen); remedy != "" {
+			wrong("component_listen", c.ComponentListen, remedy)
+			return
+		}
+		if c.ComponentListen == c.Listen {
+			wrong("component_listen", c.ComponentListen, "it is the agent's own port (listen): choose another address, or give only component_advertise")
+			return
+		}
+	}
+	if remedy := checkAdvertised("component_advertise", c.ComponentAdvertise); remedy != "" {
+		wrong("component_advertise", c.ComponentAdvertise, remedy)
+	} else if c.ComponentAdvertise == c.Advertise {
+		wrong("component_advertise", c.ComponentAdvertise, "others reach this agent there as well (advertise): give an address on the components' own network, or leave it out")
+	}
 }
 
 func (c *Config) validateRoles(wrong func(key string, value any, remedy string)) {
@@ -199,6 +235,8 @@ func (c *Config) validateNBD(wrong func(key string, value any, remedy string)) {
 			wrong("nbd.listen", a, remedy)
 		} else if a == c.Listen {
 			wrong("nbd.listen", a, "it is the agent's own port (listen): choose another")
+		} else if a == c.ComponentListen {
+			wrong("nbd.listen", a, "it is the agent's port for components (component_listen): choose another")
 		}
 	}
 	if c.Has(Primary) && c.NBD.Unix == "" && c.NBD.Listen == "" {
@@ -238,14 +276,14 @@ func checkAddress(address string) string {
 	return ""
 }
 
-// checkReachable says what is wrong with an address that others are to dial.
-func checkReachable(address string) string {
+// checkAdvertised says what is wrong with an address that others are to dial. key is the configuration's name for it.
+func checkAdvertised(key, address string) string {
 	if remedy := checkAddress(address); remedy != "" {
 		return remedy
 	}
 	host, _, _ := net.SplitHostPort(address) // checkAddress has split it
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
-		return "others cannot dial it: set advertise to the host:port at which they reach this agent"
+		return "others cannot dial it: set " + key + " to the host:port at which they reach this agent"
 	}
 	return ""
 }

@@ -36,6 +36,21 @@ log: {level: debug, format: json}
 	}
 }
 
+// A component may have an address for other components, with a port of its own or behind the one it has.
+func TestComponentAddress(t *testing.T) {
+	for _, tc := range []struct{ text, listen, advertise string }{
+		{"", "", ""},
+		{"component_listen: 127.0.0.2:7431", "127.0.0.2:7431", "127.0.0.2:7431"},
+		{"component_listen: 0.0.0.0:7432\ncomponent_advertise: c.example:7432", "0.0.0.0:7432", "c.example:7432"},
+		{"component_advertise: 127.0.0.2:7431", "", "127.0.0.2:7431"},
+	} {
+		c, err := agent.ParseConfig([]byte(smallConfig + tc.text))
+		if err != nil || c.ComponentListen != tc.listen || c.ComponentAdvertise != tc.advertise {
+			t.Errorf("%q: %q, %q, %v", tc.text, c.ComponentListen, c.ComponentAdvertise, err)
+		}
+	}
+}
+
 // Each bad value is refused with its key, its value and a remedy.
 func TestConfigRefuses(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -58,6 +73,12 @@ func TestConfigRefuses(t *testing.T) {
 		"role twice":        {"[primary, backup]", "[backup, backup]", []string{"roles", "once"}},
 		"no nbd":            {"nbd: {unix: /run/nbd.sock}", "", []string{"nbd", "give nbd.unix"}},
 		"nbd on port":       {"unix: /run/nbd.sock", "listen: 127.0.0.1:7431", []string{"nbd.listen", "own port"}},
+		"component port":    {"nbd:", "component_listen: 127.0.0.2\nnbd:", []string{"component_listen", `"127.0.0.2"`, "host:port"}},
+		"component listen":  {"nbd:", "component_listen: 127.0.0.1:7431\nnbd:", []string{"component_listen", "own port"}},
+		"component dial":    {"nbd:", "component_listen: 0.0.0.0:7432\nnbd:", []string{"component_advertise", "0.0.0.0:7432", "set component_advertise"}},
+		"component same":    {"nbd:", "component_advertise: 127.0.0.1:7431\nnbd:", []string{"component_advertise", "leave it out"}},
+		"no component":      {"roles: [primary, backup]", "component_listen: 127.0.0.2:7431\nroles: [primary]", []string{"component_listen", "role backup"}},
+		"nbd on component":  {"nbd: {unix: /run/nbd.sock}", "component_listen: 127.0.0.2:7432\nnbd: {listen: 127.0.0.2:7432}", []string{"nbd.listen", "component_listen"}},
 		"nbd relative":      {"/run/nbd.sock", "nbd.sock", []string{"nbd.unix", "absolute"}},
 		"small journal":     {"nbd:", "journal: {limit: 1MiB}\nnbd:", []string{"journal.limit", "1MiB", "256MiB"}},
 		"bad size":          {"nbd:", "journal: {limit: 10 gigs}\nnbd:", []string{"10 gigs", "such as 10GiB"}},

@@ -47,7 +47,7 @@ func found(c Config, dir *stateDir, now time.Time) (wire.ClusterID, error) {
 	}
 	st := cluster.New(id.String())
 	add := &cluster.AddAgent{
-		Name: c.Name, Address: c.Advertise, Label: now.UnixNano(),
+		Name: c.Name, Address: c.Advertise, ComponentAddress: c.ComponentAdvertise, Label: now.UnixNano(),
 		Primary: c.Has(Primary), Backup: c.Has(Backup), Secondary: c.Has(Secondary), Domain: c.Domain,
 	}
 	number, err := st.Apply(1, &cluster.Command{AddAgent: add})

@@ -52,7 +52,7 @@ func join(ctx context.Context, c Config, token identity.Token, dir *stateDir, no
 	if err != nil {
 		return identity.Peer{}, err
 	}
-	ask := api.JoinRequest{Secret: token.Secret[:], Request: request, Name: c.Name, Address: c.Advertise, Domain: c.Domain}
+	ask := api.JoinRequest{Secret: token.Secret[:], Request: request, Name: c.Name, Address: c.Advertise, ComponentAddress: c.ComponentAdvertise, Domain: c.Domain}
 	for _, r := range c.Roles {
 		ask.Roles = append(ask.Roles, string(r))
 	}

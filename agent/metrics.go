@@ -28,7 +28,7 @@ type collector struct {
 	set, rpo, queued, copyLeft               *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
 	share, taken, waiting, unheld            *prometheus.Desc
-	peerSent, peerReceived                   *prometheus.Desc
+	peerSent, peerReceived, peerConnected    *prometheus.Desc
 	nbdConnections, nbdAnswered, nbdBuffered *prometheus.Desc
 	certificate                              *prometheus.Desc
 }
@@ -59,6 +59,8 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, peers fun
 		peerSent:     d("peer_sent_bytes_total", "Bytes sent to another agent since the start, above TLS; of kind data: updates, compressed.", "peer", "kind"),
 		peerReceived: d("peer_received_bytes_total", "Bytes received from another agent since the start, above TLS.", "peer", "kind"),
 
+		peerConnected: d("peer_connected", "1 for each open connection to another agent, by the address at which it was reached.", "peer", "kind", "address"),
+
 		nbdConnections: d("nbd_connections", "Open NBD connections."),
 		nbdAnswered:    d("nbd_requests_total", "NBD requests answered."),
 		nbdBuffered:    d("nbd_buffer_bytes", "Memory of NBD payloads in use."),
@@ -78,7 +80,7 @@ func newMetricsHandler(c *collector) http.Handler {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft,
-		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
+		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.peerConnected, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
 		c.certificate,
 	} {
 		ch <- d
@@ -143,6 +145,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		counter(c.peerSent, float64(l.Sent), peer, l.Kind.String())
 		counter(c.peerReceived, float64(l.Received), peer, l.Kind.String())
+		if l.Connected && l.Address != "" {
+			gauge(c.peerConnected, 1, peer, l.Kind.String(), l.Address)
+		}
 	}
 	n := c.nbd()
 	gauge(c.nbdConnections, float64(n.Connections))

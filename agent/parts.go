@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"time"
@@ -71,16 +70,18 @@ func (a *Agent) startParts(node *core.Node, base time.Time, l *listeners) error 
 	a.loop = loop.New(node, p.sinks(&a.watch))
 	a.runLoop()
 
-	if err := p.peers.Start(l.mux); err != nil {
+	if err := p.peers.Start(l.ports...); err != nil {
 		return errors.Join(err, p.closeBackup())
 	}
 	a.onClose(p.peers.Close)
 	a.running.Go(func() { a.dropRemoved(a.ctx) })
-	a.running.Go(func() {
-		if err := l.mux.Serve(); err != nil && !errors.Is(err, net.ErrClosed) {
-			a.fail(fmt.Errorf("serve %s: %w", a.cfg.Listen, err))
-		}
-	})
+	for _, port := range l.ports {
+		a.running.Go(func() {
+			if err := port.Serve(); err != nil && !errors.Is(err, net.ErrClosed) {
+				a.fail(err)
+			}
+		})
+	}
 	a.serveNBD(l)
 	return a.startRoles()
 }
@@ -114,17 +115,31 @@ func (a *Agent) newPeers() error {
 	return err
 }
 
-// resolve finds an agent's address: in the replicated state or, before that has arrived, among those that the join named.
-func (a *Agent) resolve(id wire.AgentID) (address string, ok bool) {
+// resolve finds an agent's addresses, the best first: in the replicated state or, before that has arrived, among those that
+// the join named. Between two components, frames and the protocol's messages go by the address for components; Raft, which
+// all agents are in, and everything with others by the main one. Each is the other's reserve.
+func (a *Agent) resolve(id wire.AgentID, kind peers.Kind) []string {
+	var address, component string
 	a.loop.View(func(n *core.Node) {
 		if x := n.State().Agents[id]; x != nil {
 			address = x.Address
+			if x.Backup && a.cfg.Has(Backup) {
+				component = x.ComponentAddress
+			}
 		}
 	})
 	if address == "" {
 		address = a.seeds[id]
 	}
-	return address, address != ""
+	switch {
+	case address == "":
+		return nil
+	case component == "":
+		return []string{address}
+	case kind == peers.Control || kind == peers.Data:
+		return []string{component, address}
+	}
+	return []string{address, component}
 }
 
 // newRoles makes the shells of the roles that the agent plays.

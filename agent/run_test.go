@@ -175,16 +175,18 @@ func TestJoinRefuses(t *testing.T) {
 		code   api.Code
 		want   string
 	}{
-		"wrong secret":  {func(q *api.JoinRequest) { q.Secret = make([]byte, 32) }, api.Refused, "not known to the cluster"},
-		"no secret":     {func(q *api.JoinRequest) { q.Secret = nil }, api.Refused, "not known to the cluster"},
-		"no request":    {func(q *api.JoinRequest) { q.Request = nil }, api.Invalid, "signing request"},
-		"forged":        {func(q *api.JoinRequest) { q.Request = append(bytes.Clone(csr[:len(csr)-1]), csr[len(csr)-1]^1) }, api.Invalid, "signing request"},
-		"bad name":      {func(q *api.JoinRequest) { q.Name = "../x" }, api.Invalid, "want only letters"},
-		"taken name":    {func(q *api.JoinRequest) { q.Name = "first" }, api.Refused, "already"},
-		"no address":    {func(q *api.JoinRequest) { q.Address = "0.0.0.0:1" }, api.Invalid, "cannot dial it"},
-		"no roles":      {func(q *api.JoinRequest) { q.Roles = nil }, api.Invalid, "needs a role"},
-		"unknown role":  {func(q *api.JoinRequest) { q.Roles = []string{"captain"} }, api.Invalid, `"captain"`},
-		"much too long": {func(q *api.JoinRequest) { q.Name = strings.Repeat("x", 1<<17) }, api.Invalid, "too large"},
+		"wrong secret":   {func(q *api.JoinRequest) { q.Secret = make([]byte, 32) }, api.Refused, "not known to the cluster"},
+		"no secret":      {func(q *api.JoinRequest) { q.Secret = nil }, api.Refused, "not known to the cluster"},
+		"no request":     {func(q *api.JoinRequest) { q.Request = nil }, api.Invalid, "signing request"},
+		"forged":         {func(q *api.JoinRequest) { q.Request = append(bytes.Clone(csr[:len(csr)-1]), csr[len(csr)-1]^1) }, api.Invalid, "signing request"},
+		"bad name":       {func(q *api.JoinRequest) { q.Name = "../x" }, api.Invalid, "want only letters"},
+		"taken name":     {func(q *api.JoinRequest) { q.Name = "first" }, api.Refused, "already"},
+		"no address":     {func(q *api.JoinRequest) { q.Address = "0.0.0.0:1" }, api.Invalid, "cannot dial it"},
+		"bad second":     {func(q *api.JoinRequest) { q.ComponentAddress = "0.0.0.0:1" }, api.Invalid, "component_advertise"},
+		"second of none": {func(q *api.JoinRequest) { q.Roles, q.ComponentAddress = []string{"primary"}, "127.0.0.2:1" }, api.Invalid, "role backup"},
+		"no roles":       {func(q *api.JoinRequest) { q.Roles = nil }, api.Invalid, "needs a role"},
+		"unknown role":   {func(q *api.JoinRequest) { q.Roles = []string{"captain"} }, api.Invalid, `"captain"`},
+		"much too long":  {func(q *api.JoinRequest) { q.Name = strings.Repeat("x", 1<<17) }, api.Invalid, "too large"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := join(tc.change)
@@ -404,6 +406,7 @@ func TestConfigThatDiffersIsRefused(t *testing.T) {
 		"name":    {func(c *Config) { c.Name = "other" }, `was joined as "first"`},
 		"address": {func(c *Config) { c.Advertise = "127.0.0.1:1" }, "knows this agent at"},
 		"roles":   {func(c *Config) { c.Roles = []Role{Primary} }, "[primary backup secondary]"},
+		"second":  {func(c *Config) { c.ComponentAdvertise = "127.0.0.2:1" }, "without an address for components"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := c

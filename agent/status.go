@@ -86,13 +86,13 @@ func rolesOf(a *cluster.Agent) []string {
 
 func (b *statusBuilder) agent(a *cluster.Agent) {
 	b.out.Agents = append(b.out.Agents, api.Agent{
-		ID: uint64(a.ID), Name: a.Name, Address: a.Address, Roles: rolesOf(a), Domain: a.Domain,
+		ID: uint64(a.ID), Name: a.Name, Address: a.Address, ComponentAddress: a.ComponentAddress, Roles: rolesOf(a), Domain: a.Domain,
 		Voter: slices.Contains(b.voters, a.ID), HeardSeconds: b.heardSeconds(a.ID), LeftBehind: a.Behind,
 	})
 	if !a.Backup {
 		return
 	}
-	c := api.Component{Agent: a.Name, Member: b.st.IsMember(a.ID), Lost: a.Lost, Drain: a.Drain, HeardSeconds: b.heardSeconds(a.ID)}
+	c := api.Component{Agent: a.Name, Address: a.Address, ComponentAddress: a.ComponentAddress, Member: b.st.IsMember(a.ID), Lost: a.Lost, Drain: a.Drain, HeardSeconds: b.heardSeconds(a.ID)}
 	c.Domain, c.Weight, c.WeightFixed, c.SharePercent = a.Domain, int(a.ShareWeight()), a.WeightFixed, b.shares.Percent(a.ID)
 	if c.Drain && c.Member {
 		if g := b.st.Uses(a.ID); g != nil {

@@ -72,6 +72,8 @@ type AgentRequest struct {
 	Roles     []string `json:"roles"`
 	TokenHash string   `json:"token_hash"`
 	Domain    string   `json:"domain,omitempty"`
+
+	ComponentAddress string `json:"component_address,omitempty"`
 }
 
 // CertificateRequest asks for the next certificate of the agent whose connection carries it.
@@ -140,6 +142,8 @@ type JoinRequest struct {
 	Address string   `json:"address"`
 	Roles   []string `json:"roles"`
 	Domain  string   `json:"domain,omitempty"`
+
+	ComponentAddress string `json:"component_address,omitempty"`
 }
 
 // JoinAnswer makes the joiner an agent of the cluster.

@@ -27,14 +27,16 @@ type Status struct {
 
 // Agent is one agent of the cluster.
 type Agent struct {
-	ID           uint64   `json:"id"`
-	Name         string   `json:"name"`
-	Address      string   `json:"address"`
-	Roles        []string `json:"roles"`
-	Domain       string   `json:"domain"`        // failure domain; empty when nobody has said
-	Voter        bool     `json:"voter"`         // a majority of the voters must run and reach each other
-	HeardSeconds *float64 `json:"heard_seconds"` // since its last word to the captain; null when never, or not known
-	LeftBehind   bool     `json:"left_behind"`   // a generation began without it
+	ID      uint64 `json:"id"`
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	// ComponentAddress is where other components reach it first; empty when it has no address of its own for them.
+	ComponentAddress string   `json:"component_address"`
+	Roles            []string `json:"roles"`
+	Domain           string   `json:"domain"`        // failure domain; empty when nobody has said
+	Voter            bool     `json:"voter"`         // a majority of the voters must run and reach each other
+	HeardSeconds     *float64 `json:"heard_seconds"` // since its last word to the captain; null when never, or not known
+	LeftBehind       bool     `json:"left_behind"`   // a generation began without it
 }
 
 // Component is one agent with the backup role.
@@ -71,6 +73,9 @@ type Component struct {
 
 	JournalUsed  int64 `json:"journal_used_bytes"`
 	JournalLimit int64 `json:"journal_limit_bytes"`
+
+	Address          string `json:"address"`
+	ComponentAddress string `json:"component_address"` // see Agent
 }
 
 // Group is one consistency group. Sets: applied ≤ applying ≤ committed ≤ granted, and open among the granted ones.

@@ -1,7 +1,7 @@
 // Package peers carries what agents say to each other: messages of the protocol, frames of updates, Raft messages, and
 // bulk writes to targets with their answers.
 //
-//	New → Start(mux) → SendMessage, SendFrame, SendRaft, CallApply … → Close
+//	New → Start(ports) → SendMessage, SendFrame, SendRaft, CallApply … → Close
 //
 // # Connections
 //
@@ -14,6 +14,9 @@
 //	data     flotilla-data, 1         frames                        -
 //	raft     flotilla-raft, 2         Raft messages                 -
 //	apply    flotilla-data, 3         apply requests                apply answers
+//
+// Where a peer has several addresses, on networks of their own, the first that Resolve names is used while it answers, and
+// the next ones while it does not, see path.go.
 //
 // Both ends of each connection send a beat when they have been silent for Limits.Beat. Who hears nothing for Limits.Silence
 // closes the connection, so a dead peer and a dead link are noticed within that time. A peer that lives but does not read is

@@ -91,10 +91,11 @@ type cluster struct {
 
 	mu        sync.Mutex
 	addresses map[wire.AgentID]string
+	better    map[wire.AgentID]string // second addresses, preferred for control and data where they are known
 }
 
 func newCluster(t testing.TB) *cluster {
-	return &cluster{t: t, ca: newCA(t, 1), addresses: map[wire.AgentID]string{}}
+	return &cluster{t: t, ca: newCA(t, 1), addresses: map[wire.AgentID]string{}, better: map[wire.AgentID]string{}}
 }
 
 func (c *cluster) resolve(id wire.AgentID) (string, bool) {
@@ -102,6 +103,22 @@ func (c *cluster) resolve(id wire.AgentID) (string, bool) {
 	defer c.mu.Unlock()
 	a, ok := c.addresses[id]
 	return a, ok
+}
+
+func (c *cluster) addressesOf(id wire.AgentID, kind peers.Kind) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first, ok := c.addresses[id]
+	second, two := c.better[id]
+	switch {
+	case !ok:
+		return nil
+	case !two:
+		return []string{first}
+	case kind == peers.Control || kind == peers.Data:
+		return []string{second, first}
+	}
+	return []string{first, second}
 }
 
 func (c *cluster) listen(id wire.AgentID) net.Listener {
@@ -142,7 +159,7 @@ type node struct {
 	disconnected chan wire.AgentID
 	unreachable  chan wire.AgentID
 	snapshots    chan bool
-	mux          *identity.Mux
+	ports        []*identity.Mux
 	served       chan error
 	stop         sync.Once
 }
@@ -155,15 +172,21 @@ func quick() peers.Limits {
 // start starts an agent. change may change its options, nil leaves them.
 func (c *cluster) start(id wire.AgentID, change func(*peers.Options)) *node {
 	c.t.Helper()
+	return c.startAt(id, nil, change)
+}
+
+// startAt is start for an agent that listens at a second address, too, if second is not nil.
+func (c *cluster) startAt(id wire.AgentID, second net.Listener, change func(*peers.Options)) *node {
+	c.t.Helper()
 	n := &node{
 		id: id, cluster: c, creds: newCredentials(c.t, c.ca, id),
 		messages: make(chan got, 10_000), frames: make(chan got, 10_000), rafts: make(chan got, 10_000),
 		disconnected: make(chan wire.AgentID, 10_000), unreachable: make(chan wire.AgentID, 10_000), snapshots: make(chan bool, 1000),
-		served: make(chan error, 1),
+		served: make(chan error, 2),
 	}
 	o := peers.Options{
 		Credentials: func() *identity.Credentials { return n.creds },
-		Resolve:     c.resolve,
+		Resolve:     c.addressesOf,
 		OnMessage:   func(from wire.AgentID, m core.Message) { n.messages <- got{from: from, message: m} },
 		OnFrame: func(from wire.AgentID, r wire.Route, body []byte, release func()) {
 			n.frames <- got{from: from, route: r, body: body, release: release}
@@ -183,11 +206,19 @@ func (c *cluster) start(id wire.AgentID, change func(*peers.Options)) *node {
 		c.t.Fatal(err)
 	}
 	protocols := []string{identity.ProtocolControl, identity.ProtocolData, identity.ProtocolRaft}
-	n.mux = identity.NewMux(c.listen(id), identity.ServerConfig(o.Credentials, protocols, o.Policy), identity.MuxOptions{})
-	if err := n.Start(n.mux); err != nil {
+	listeners := []net.Listener{c.listen(id)}
+	if second != nil {
+		listeners = append(listeners, second)
+	}
+	for _, ln := range listeners {
+		n.ports = append(n.ports, identity.NewMux(ln, identity.ServerConfig(o.Credentials, protocols, o.Policy), identity.MuxOptions{}))
+	}
+	if err := n.Start(n.ports...); err != nil {
 		c.t.Fatal(err)
 	}
-	go func() { n.served <- n.mux.Serve() }()
+	for _, mux := range n.ports {
+		go func() { n.served <- mux.Serve() }()
+	}
 	c.t.Cleanup(n.kill)
 	return n
 }
@@ -195,11 +226,18 @@ func (c *cluster) start(id wire.AgentID, change func(*peers.Options)) *node {
 // kill ends the agent.
 func (n *node) kill() {
 	n.stop.Do(func() {
-		if err := errors.Join(n.Close(), n.mux.Close()); err != nil {
+		if err := n.Close(); err != nil {
 			n.cluster.t.Error(err)
 		}
-		if err := <-n.served; err != nil && !errors.Is(err, net.ErrClosed) {
-			n.cluster.t.Error(err)
+		for _, mux := range n.ports {
+			if err := mux.Close(); err != nil {
+				n.cluster.t.Error(err)
+			}
+		}
+		for range n.ports {
+			if err := <-n.served; err != nil && !errors.Is(err, net.ErrClosed) {
+				n.cluster.t.Error(err)
+			}
 		}
 	})
 }

@@ -341,7 +341,7 @@ func TestOptions(t *testing.T) {
 	creds := newCredentials(t, c.ca, 1)
 	good := func() peers.Options {
 		return peers.Options{
-			Credentials: func() *identity.Credentials { return creds }, Resolve: c.resolve,
+			Credentials: func() *identity.Credentials { return creds }, Resolve: c.addressesOf,
 			OnMessage:          func(wire.AgentID, core.Message) {},
 			OnFrame:            func(wire.AgentID, wire.Route, []byte, func()) {},
 			OnRaft:             func(wire.AgentID, *raftpb.Message) {},
@@ -357,7 +357,8 @@ func TestOptions(t *testing.T) {
 		"no callback":        func(o *peers.Options) { o.OnDisconnect = nil },
 		"negative limit":     func(o *peers.Options) { o.Limits.FrameQueue = -1 },
 		"back-off":           func(o *peers.Options) { o.Limits.BackoffMin = time.Minute },
-		"silence under beat": func(o *peers.Options) { o.Limits.Silence = time.Second },
+		"silence under beat": func(o *peers.Options) { o.Limits.Silence = 400 * time.Millisecond },
+		"path under beat":    func(o *peers.Options) { o.Limits.PathWait = 400 * time.Millisecond },
 	} {
 		o := good()
 		change(&o)

@@ -38,11 +38,16 @@ type link struct {
 	wake    chan struct{} // capacity 1: something below has changed
 	slots   chan struct{} // of an apply link: one taken for each call
 
+	// Of the link's goroutine.
+	next  *outgoing     // the connection that takes the place of the last one
+	pause time.Duration // how long the best address is left alone after it has failed
+
 	mu        sync.Mutex // guards what follows
 	queue     []item
 	bytes     int64 // of the queue and of what is being written
 	snapshots int   // among them
 	connected bool
+	address   string    // where, while connected
 	failed    bool      // the last connection failed, and none was opened since
 	downUntil time.Time // while failed: nothing is taken and nobody dials before then
 	retired   bool      // the goroutine has ended or is about to, and takes nothing more
@@ -115,7 +120,7 @@ func (l *link) putLocked(it item) error {
 // run is the link's goroutine.
 func (l *link) run(ctx context.Context) {
 	backoff := time.Duration(0)
-	for l.waitForWork(ctx) {
+	for l.next != nil || l.waitForWork(ctx) {
 		began := time.Now()
 		served, err := l.connectAndServe(ctx)
 		if ctx.Err() != nil {
@@ -124,11 +129,19 @@ func (l *link) run(ctx context.Context) {
 		if err == nil {
 			continue // closed for being idle
 		}
+		if l.next != nil {
+			l.counter.moves.Add(1)
+			l.lose(err, served)
+			continue
+		}
 		if time.Since(began) > l.p.limits.DialTimeout+l.p.limits.BackoffMax {
 			backoff = 0 // it had worked for a while
 		}
 		backoff = min(max(2*backoff, l.p.limits.BackoffMin), l.p.limits.BackoffMax)
 		l.fail(err, served, l.p.jitter(backoff))
+	}
+	if l.next != nil {
+		l.next.closeSocket()
 	}
 	l.p.retire(l, true)
 	l.drop(ErrClosed)
@@ -189,7 +202,8 @@ func (l *link) notice() {
 	}
 }
 
-// fail ends what a connection had to carry that broke, or (served is false) could not be opened.
+// fail ends what a connection had to carry that broke, or (served is false) could not be opened, and lets nobody dial for
+// a pause.
 func (l *link) fail(err error, served bool, pause time.Duration) {
 	l.mu.Lock()
 	first := !l.failed
@@ -200,6 +214,11 @@ func (l *link) fail(err error, served bool, pause time.Duration) {
 	if first {
 		l.p.log.Info("peer is not reached", "peer", l.peer, "kind", l.kind, "error", err)
 	}
+	l.lose(err, served)
+}
+
+// lose drops what is queued and tells the core what may be lost.
+func (l *link) lose(err error, served bool) {
 	dropped := l.drop(err)
 	switch l.kind {
 	case Data:

@@ -25,8 +25,9 @@ type Options struct {
 	Credentials func() *identity.Credentials
 	// Policy decides about peers besides their certificates. Who revokes one also calls Drop.
 	Policy identity.Policy
-	// Resolve returns the address (host:port) of an agent of the cluster. It must not block for long.
-	Resolve func(wire.AgentID) (address string, ok bool)
+	// Resolve returns the addresses (host:port) at which an agent of the cluster may be reached for a kind of traffic, the
+	// best first; none when it is not known. It is asked again and again, and must not block for long.
+	Resolve func(wire.AgentID, Kind) []string
 
 	// Generation returns the cluster's generation as this agent knows it, and the one that it has promised, for its
 	// hellos. Default: 0 and 0.
@@ -74,7 +75,9 @@ type Limits struct {
 	DialTimeout time.Duration // TCP, TLS and hellos; default 3 s
 	BackoffMin  time.Duration // after a first failure; default 50 ms
 	BackoffMax  time.Duration // default 2 s
-	Beat        time.Duration // default 1 s
+	PathWait    time.Duration // without an answer, or a word, until another address of the peer is tried; default 1 s
+	PathRetry   time.Duration // longest time between tries of the best address while another serves; default 30 s
+	Beat        time.Duration // default 250 ms
 	Silence     time.Duration // default 5 s
 	Stall       time.Duration // for each write to a peer that lives; default 30 s
 	Idle        time.Duration // without payload until an outgoing connection is closed; default 5 min
@@ -92,7 +95,8 @@ func DefaultLimits() Limits {
 		FrameQueue: 32 << 20, MessageQueue: 16 << 20, RaftQueue: 64 << 20, ApplyCalls: 4,
 		Connections: 1024, PeerLimit: 16,
 		DialTimeout: 3 * time.Second, BackoffMin: 50 * time.Millisecond, BackoffMax: 2 * time.Second,
-		Beat: time.Second, Silence: 5 * time.Second, Stall: 30 * time.Second, Idle: 5 * time.Minute,
+		PathWait: time.Second, PathRetry: 30 * time.Second,
+		Beat: 250 * time.Millisecond, Silence: 5 * time.Second, Stall: 30 * time.Second, Idle: 5 * time.Minute,
 	}
 }
 
@@ -113,13 +117,15 @@ func (l Limits) withDefaults() (Limits, error) {
 	orDefault(&l.DialTimeout, d.DialTimeout)
 	orDefault(&l.BackoffMin, d.BackoffMin)
 	orDefault(&l.BackoffMax, d.BackoffMax)
+	orDefault(&l.PathWait, d.PathWait)
+	orDefault(&l.PathRetry, d.PathRetry)
 	orDefault(&l.Beat, d.Beat)
 	orDefault(&l.Silence, d.Silence)
 	orDefault(&l.Stall, d.Stall)
 	orDefault(&l.Idle, d.Idle)
 	for _, v := range []int64{
 		l.FrameQueue, l.MessageQueue, l.RaftQueue, int64(l.ApplyCalls), int64(l.Connections), int64(l.PeerLimit),
-		int64(l.DialTimeout), int64(l.BackoffMin), int64(l.Beat), int64(l.Stall), int64(l.Idle),
+		int64(l.DialTimeout), int64(l.BackoffMin), int64(l.PathRetry), int64(l.Beat), int64(l.Stall), int64(l.Idle),
 	} {
 		if v < 0 {
 			return l, fmt.Errorf("limit %d is negative", v)
@@ -130,6 +136,9 @@ func (l Limits) withDefaults() (Limits, error) {
 	}
 	if l.Silence < 2*l.Beat {
 		return l, fmt.Errorf("silence of %v leaves no room for a beat every %v: at least twice that is needed", l.Silence, l.Beat)
+	}
+	if l.PathWait < 2*l.Beat {
+		return l, fmt.Errorf("waiting %v for a word on one path leaves no room for a beat every %v: at least twice that is needed", l.PathWait, l.Beat)
 	}
 	return l, nil
 }

@@ -4,103 +4,75 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"flotilla/wire"
-	"flotilla/wire/identity"
 )
 
 // batchBytes is how much is written between two looks at the connection's health, if there is so much.
 const batchBytes = 1 << 20
 
-// connectAndServe opens a connection and writes to it what is queued until it breaks, which is an error, or has been
-// idle. served says that it was open.
+// connectAndServe opens a connection, unless seek has, and writes to it what is queued until it breaks, which is an error,
+// or has been idle. served says that it was open.
 func (l *link) connectAndServe(ctx context.Context) (served bool, err error) {
-	c, err := l.connect(ctx)
-	if err != nil {
-		return false, err
+	c := l.next
+	l.next = nil
+	if c == nil {
+		if c, err = l.connect(ctx); err != nil {
+			return false, err
+		}
 	}
-	// Closing the socket, below TLS, owes nobody a farewell that could block.
-	closeSocket := func() { _ = c.NetConn().Close() }
-	defer closeSocket()
-	defer context.AfterFunc(ctx, closeSocket)()
+	defer c.closeSocket()
+	defer context.AfterFunc(ctx, c.closeSocket)()
 
 	l.mu.Lock()
 	again := l.failed
-	l.failed, l.connected, l.close = false, true, closeSocket
+	l.failed, l.connected, l.address, l.close = false, true, c.address, c.closeSocket
 	l.changedLocked()
 	l.mu.Unlock()
 	defer func() {
 		l.mu.Lock()
-		l.connected, l.close = false, nil
+		l.connected, l.address, l.close = false, "", nil
 		l.mu.Unlock()
 	}()
 	if again {
-		l.p.log.Info("peer is reached again", "peer", l.peer, "kind", l.kind)
+		l.p.log.Info("peer is reached again", "peer", l.peer, "kind", l.kind, "address", c.address)
 	}
 
+	ended, sought := make(chan struct{}), make(chan *outgoing, 1)
+	go func() {
+		next := l.seek(ctx, c, ended)
+		if next != nil {
+			c.closeSocket()
+		}
+		sought <- next
+	}()
 	conn := wire.NewConn(c, wire.ConnOptions{Limits: l.kind.limits()})
 	broken := make(chan error, 1)
-	go func() { broken <- l.readBack(conn) }()
+	go func() { broken <- l.readBack(c, conn) }()
 	readerEnded, err := l.write(ctx, conn, broken)
-	closeSocket()
+	c.closeSocket()
 	if !readerEnded {
 		<-broken
+	}
+	close(ended)
+	if l.next = <-sought; l.next != nil {
+		l.moved(c)
+		l.p.log.Info("peer is reached on another address", "peer", l.peer, "kind", l.kind, "address", l.next.address, "before", c.address)
+		err = errMoved
 	}
 	return true, err
 }
 
-// connect dials the peer and says hello.
-func (l *link) connect(ctx context.Context) (*identity.Conn, error) {
-	p := l.p
-	l.counter.dials.Add(1)
-	address, ok := p.opts.Resolve(l.peer)
-	if !ok {
-		return nil, fmt.Errorf("connect to agent %d: its address is not known", l.peer)
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.limits.DialTimeout)
-	defer cancel()
-	policy := p.opts.Policy
-	dial := policy.Dial
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
-	}
-	policy.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-		raw, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &paced{Conn: raw, silence: p.limits.Silence, stall: p.limits.Stall}, nil
-	}
-	c, err := identity.Dial(ctx, address, p.opts.Credentials(), l.kind.protocol(), l.peer, policy)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.NetConn().Close() })
-	agreed, err := wire.Initiate(c, p.hello(l.kind.role()))
-	err = p.agreed(l.peer, err)
-	if err == nil && agreed.Peer.Agent != l.peer {
-		err = fmt.Errorf("it says that it is agent %d: %w", agreed.Peer.Agent, identity.ErrPeer)
-	}
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		_ = c.NetConn().Close()
-		return nil, fmt.Errorf("greet agent %d at %s: %w", l.peer, address, err)
-	}
-	return c, nil
-}
-
 // readBack reads what comes back on an outgoing connection: beats, and the answers of calls. Silence is an error of the
 // stream's.
-func (l *link) readBack(conn *wire.Conn) error {
+func (l *link) readBack(c *outgoing, conn *wire.Conn) error {
 	for {
 		m, err := conn.ReadMessage()
 		if err != nil {
 			return err
 		}
+		c.hears()
 		switch {
 		case m.Type == typeBeat:
 			continue

@@ -78,24 +78,26 @@ func New(o Options) (*Peers, error) {
 	}, nil
 }
 
-// Start takes connections from the agent's port, whose config has the control, data and raft protocols. The listeners of
+// Start takes connections from the agent's ports, whose configs have the control, data and raft protocols. The listeners of
 // these protocols are Peers' from then on.
-func (p *Peers) Start(mux *identity.Mux) error {
+func (p *Peers) Start(ports ...*identity.Mux) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.started || p.closed {
 		return errors.New("start peers: they were started or closed before")
 	}
-	for _, protocol := range []string{identity.ProtocolControl, identity.ProtocolData, identity.ProtocolRaft} {
-		ln, err := mux.Listen(protocol)
-		if err != nil {
-			for _, l := range p.listeners {
-				err = errors.Join(err, l.Close())
+	for _, mux := range ports {
+		for _, protocol := range []string{identity.ProtocolControl, identity.ProtocolData, identity.ProtocolRaft} {
+			ln, err := mux.Listen(protocol)
+			if err != nil {
+				for _, l := range p.listeners {
+					err = errors.Join(err, l.Close())
+				}
+				p.listeners = nil
+				return fmt.Errorf("start peers: %w", err)
 			}
-			p.listeners = nil
-			return fmt.Errorf("start peers: %w", err)
+			p.listeners = append(p.listeners, ln)
 		}
-		p.listeners = append(p.listeners, ln)
 	}
 	p.started = true
 	for _, ln := range p.listeners {

@@ -10,9 +10,9 @@ import (
 
 // counter counts one kind of traffic with one peer, for the life of Peers.
 type counter struct {
-	sent, received                    atomic.Uint64 // bytes
-	messagesSent, messagesReceived    atomic.Uint64
-	dropped, refused, dials, failures atomic.Uint64
+	sent, received                           atomic.Uint64 // bytes
+	messagesSent, messagesReceived           atomic.Uint64
+	dropped, refused, dials, failures, moves atomic.Uint64
 }
 
 // messageOverhead is what a message has besides its payload; a frame has its route too.
@@ -75,8 +75,10 @@ type LaneStats struct {
 	Refused          uint64 // received messages that contradict the peer's identity or can not be read
 	Dials            uint64
 	Failures         uint64 // of dials and of outgoing connections
+	Moves            uint64 // of the outgoing connection to another of the peer's addresses, without a failure of all
 	Queued           int64  // bytes that wait to be written
 	Connected        bool   // the outgoing connection is open
+	Address          string // where, while it is
 }
 
 // Stats returns the counters as they are now.
@@ -88,11 +90,11 @@ func (p *Peers) Stats() Stats {
 		ls := LaneStats{
 			Peer: at.peer, Kind: at.kind, Sent: c.sent.Load(), Received: c.received.Load(),
 			MessagesSent: c.messagesSent.Load(), MessagesReceived: c.messagesReceived.Load(), Dropped: c.dropped.Load(),
-			Refused: c.refused.Load(), Dials: c.dials.Load(), Failures: c.failures.Load(),
+			Refused: c.refused.Load(), Dials: c.dials.Load(), Failures: c.failures.Load(), Moves: c.moves.Load(),
 		}
 		if l := p.links[at]; l != nil {
 			l.mu.Lock()
-			ls.Queued, ls.Connected = l.bytes, l.connected
+			ls.Queued, ls.Connected, ls.Address = l.bytes, l.connected, l.address
 			l.mu.Unlock()
 		}
 		s.Lanes = append(s.Lanes, ls)

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"flotilla/agent/api"
@@ -124,8 +126,16 @@ func printStatus(w io.Writer, s *api.Status) error {
 		}
 	}
 	rows := [][]string{{"AGENT", "ID", "ROLES", "VOTES", "ADDRESS", "HEARD"}}
+	two := slices.ContainsFunc(s.Agents, func(a api.Agent) bool { return a.ComponentAddress != "" })
+	if two {
+		rows[0] = append(rows[0], "FOR COMPONENTS")
+	}
 	for _, a := range s.Agents {
-		rows = append(rows, []string{a.Name, fmt.Sprint(a.ID), joinComma(a.Roles), yesNo(a.Voter), a.Address, secondsText(a.HeardSeconds)})
+		row := []string{a.Name, fmt.Sprint(a.ID), joinComma(a.Roles), yesNo(a.Voter), a.Address, secondsText(a.HeardSeconds)}
+		if two {
+			row = append(row, cmp.Or(a.ComponentAddress, "-"))
+		}
+		rows = append(rows, row)
 	}
 	for _, part := range []struct {
 		there bool

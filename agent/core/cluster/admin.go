@@ -21,6 +21,9 @@ func (s *State) addAgent(c *AddAgent) (uint64, error) {
 	if c.Name == "" || c.Address == "" {
 		return 0, fmt.Errorf("join: an agent needs a name and an address, have %q and %q", c.Name, c.Address)
 	}
+	if c.ComponentAddress != "" && !c.Backup {
+		return 0, fmt.Errorf("join: agent %q has the address %s for components and is none: leave it out", c.Name, c.ComponentAddress)
+	}
 	if err := CheckDomain(c.Domain); err != nil {
 		return 0, fmt.Errorf("join: %w", err)
 	}
@@ -35,6 +38,7 @@ func (s *State) addAgent(c *AddAgent) (uint64, error) {
 	s.Agents[id] = &Agent{
 		ID: id, Name: c.Name, Address: c.Address, Serial: c.Serial,
 		Primary: c.Primary, Backup: c.Backup, Secondary: c.Secondary, Domain: c.Domain,
+		ComponentAddress: c.ComponentAddress,
 	}
 	return uint64(id), nil
 }

@@ -48,6 +48,7 @@ func TestRefusals(t *testing.T) {
 		"has expired":          {AddAgent: &AddAgent{Name: "x", Address: "x", TokenHash: "old", Label: 101}},
 		`named "c1" already`:   {AddAgent: &AddAgent{Name: "c1", Address: "x"}},
 		`group named "g"`:      {CreateGroup: &CreateGroup{Name: "g"}},
+		"and is none":          {AddAgent: &AddAgent{Name: "x", Address: "x", Primary: true, ComponentAddress: "y"}},
 		"period of 1 ms":       {CreateGroup: &CreateGroup{Name: "h", PeriodMS: 1}},
 		"not a power of two":   {CreateGroup: &CreateGroup{Name: "h", PortionSize: 3 << 20}},
 		"no secondary role":    {CreateVolume: &CreateVolume{Group: 1, Name: "x", Size: 1, Primary: 4, Source: "x", Secondary: 1, Target: "x"}},
@@ -86,9 +87,16 @@ func TestStateSurvivesItsEncoding(t *testing.T) {
 	s.Apply(50, &Command{Attach: &Attach{Group: 1, Primary: 4, Nonce: 7}})
 	s.Apply(51, &Command{Open: &Open{Group: 1, First: 1, Last: 4, View: 1}})
 	s.Apply(52, &Command{Lose: &Lose{Agent: 2, View: 1}})
+	if bytes.Contains(s.Encode(), []byte("ComponentAddress")) {
+		t.Error("agents with one address are no longer encoded as they were before there could be two")
+	}
+	s.Apply(53, &Command{AddAgent: &AddAgent{Name: "two", Address: "x", Backup: true, ComponentAddress: "y"}})
 	c, err := Decode(s.Encode())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if a := c.AgentByName("two"); a.Address != "x" || a.ComponentAddress != "y" {
+		t.Errorf("%+v", a)
 	}
 	if !bytes.Equal(s.Encode(), c.Encode()) {
 		t.Fatal("it comes back otherwise")

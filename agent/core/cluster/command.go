@@ -60,6 +60,7 @@ type (
 		Label                      int64
 		Serial                     string
 		Domain                     string `cbor:",omitempty"`
+		ComponentAddress           string `cbor:",omitempty"` // of a component only; empty for none of its own
 	}
 	// RemoveAgent takes an agent out: it is no component, primary or secondary of anything by then.
 	RemoveAgent struct{ Agent wire.AgentID }

@@ -46,7 +46,7 @@ type State struct {
 type Agent struct {
 	ID        wire.AgentID
 	Name      string
-	Address   string // host:port of its one TCP listener
+	Address   string // host:port at which all others reach it
 	Primary   bool
 	Backup    bool
 	Secondary bool
@@ -61,6 +61,8 @@ type Agent struct {
 	Serial      string // serial of its certificate, for revocation
 	// Behind says that a generation began without it. It does not come back but as another agent.
 	Behind bool `cbor:",omitempty"`
+	// ComponentAddress is where other components reach it for what goes between components; empty when at Address, too.
+	ComponentAddress string `cbor:",omitempty"`
 }
 
 // Token admits one agent, once.
