@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"flotilla/agent/api"
+	"flotilla/internal/process"
+	"flotilla/internal/workload"
 )
 
 // run is one demo. It is used by one goroutine; clients have their own.
@@ -21,8 +23,8 @@ type run struct {
 	seed    uint64
 	fail    context.CancelCauseFunc
 	fleet   *fleet
-	clients *clients
-	volumes []*volume
+	clients *workload.Clients
+	volumes []*workload.Volume
 	sources []string // paths, of the volumes in order
 	targets []string
 	ext4    int64 // length of the file system on the first volume, 0 where it has none that can be checked
@@ -100,12 +102,12 @@ func (r *run) close() error {
 	var errs []error
 	if r.fleet != nil {
 		if r.clients != nil {
-			r.clients.doomed.Store(true)
+			r.clients.Doom()
 		}
 		errs = append(errs, r.fleet.close()) // before the clients: a dead server answers at once
 	}
 	if r.clients != nil {
-		r.clients.close()
+		r.clients.Close()
 	}
 	for _, f := range r.images {
 		errs = append(errs, f.Close())
@@ -129,7 +131,7 @@ func (r *run) guilty(err error, explained bool) {
 	}
 	for _, h := range r.fleet.all() {
 		if h.process != nil && h != r.killed {
-			r.n.raw(fmt.Sprintf("\n--- end of the log of %s\n%s\n", h.name, tail(h.log)))
+			r.n.raw(fmt.Sprintf("\n--- end of the log of %s\n%s\n", h.name, process.Tail(h.log)))
 		}
 	}
 	if !r.o.Keep {
@@ -163,28 +165,28 @@ func (r *run) prepare(ctx context.Context) error {
 	if r.fleet, err = newFleet(r.o.Program, r.dir, r.o.Components, r.fail); err != nil {
 		return err
 	}
-	r.clients = newClients(r.seed)
-	plain := layoutFor(r.o.Size)
+	r.clients = workload.NewClients(r.seed)
+	plain := workload.LayoutFor(r.o.Size)
 	var first image
-	layouts := []layout{plain, plain}
+	layouts := []workload.Layout{plain, plain}
 	if r.o.Source != "" {
 		if first, err = givenImage(r.o.Source, filepath.Join(r.dir, "image")); err == nil {
-			layouts[0] = layoutAround(first.length, r.o.Size)
+			layouts[0] = workload.LayoutAround(first.length, r.o.Size)
 		}
 	} else {
-		first, err = madeImage(ctx, r.fleet.spawn, r.dir, plain.image)
+		first, err = madeImage(ctx, r.fleet.spawn, r.dir, plain.Image)
 	}
 	if err != nil {
 		return err
 	}
-	second, err := inventedImage(filepath.Join(r.dir, "image2"), plain.image, r.seed)
+	second, err := inventedImage(filepath.Join(r.dir, "image2"), plain.Image, r.seed)
 	if err != nil {
 		return err
 	}
 	if first.ext4 {
 		r.ext4 = first.length
 	}
-	if err := checkRoom(r.dir, 5*(layouts[0].size+layouts[1].size)); err != nil {
+	if err := checkRoom(r.dir, 5*(layouts[0].Size+layouts[1].Size)); err != nil {
 		return err
 	}
 	for i, im := range []image{first, second} {
@@ -192,22 +194,22 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 		v := r.volumes[i]
-		r.n.say("Volume %s of %s, %s: %s.", v.name, r.fleet.primaries[i].name, bytesText(v.layout.size), im.about)
+		r.n.say("Volume %s of %s, %s: %s.", v.Name, r.fleet.primaries[i].name, bytesText(v.Layout.Size), im.about)
 	}
 	return nil
 }
 
 // addVolume makes source and target of a volume.
-func (r *run) addVolume(i int, im image, l layout) error {
+func (r *run) addVolume(i int, im image, l workload.Layout) error {
 	name := fmt.Sprintf("volume%d", i+1)
 	source, target := filepath.Join(r.dir, name+".source"), filepath.Join(r.dir, name+".target")
-	if err := sparseCopy(im.path, source, l.size); err != nil {
+	if err := sparseCopy(im.path, source, l.Size); err != nil {
 		return err
 	}
 	if err := os.WriteFile(target, nil, 0o600); err != nil {
 		return fmt.Errorf("make target: %w", err)
 	}
-	if err := os.Truncate(target, l.size); err != nil {
+	if err := os.Truncate(target, l.Size); err != nil {
 		return fmt.Errorf("make target: %w", err)
 	}
 	f, err := os.Open(im.path)
@@ -216,13 +218,7 @@ func (r *run) addVolume(i int, im image, l layout) error {
 	}
 	r.images = append(r.images, f)
 	r.sources, r.targets = append(r.sources, source), append(r.targets, target)
-	r.volumes = append(r.volumes, &volume{
-		name: name, layout: l, image: fileReader{f: f, length: im.length},
-		streams: []*stream{
-			{id: uint64(2*i + 1), name: "writer of " + name, start: l.image, end: l.chain},
-			{id: uint64(2*i + 2), name: "chain on " + name, start: l.chain, end: l.size},
-		},
-	})
+	r.volumes = append(r.volumes, workload.NewVolume(i, name, l, fileReader{f: f, length: im.length}))
 	return nil
 }
 
@@ -235,7 +231,7 @@ func (r *run) assemble(ctx context.Context) error {
 	if err := r.fleet.assemble(ctx, func(h *host) { count++; p.joining(count, r.figures.Agents) }); err != nil {
 		return err
 	}
-	err := until(ctx, stepTime, "every component is in the view", func(ctx context.Context) (bool, error) {
+	err := process.Until(ctx, stepTime, "every component is in the view", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		return s != nil && members(s) == r.o.Components, err
 	})

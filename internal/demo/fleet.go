@@ -12,14 +12,13 @@ import (
 	"time"
 
 	"flotilla/agent/api"
+	"flotilla/internal/process"
 )
 
 // Waits that have no reason to last this long have failed. They bear a machine that does much else.
 const (
 	startTime = 30 * time.Second
 	stepTime  = 90 * time.Second
-	askTime   = 20 * time.Second
-	askEvery  = 50 * time.Millisecond
 )
 
 // maxSocketPath is the most bytes that the kernel takes for a socket's path.
@@ -36,7 +35,7 @@ type host struct {
 	door    net.Listener // keeps its port until the agent takes it
 	address string
 	api     *api.Client
-	process *process
+	process *process.Process
 }
 
 func (h *host) socket() string { return filepath.Join(h.dir, "admin.sock") }
@@ -45,7 +44,7 @@ func (h *host) socket() string { return filepath.Join(h.dir, "admin.sock") }
 type fleet struct {
 	program    string
 	dir        string
-	spawn      *spawner
+	spawn      *process.Spawner
 	running    sync.WaitGroup
 	fail       context.CancelCauseFunc // ends the run
 	components []*host
@@ -55,7 +54,7 @@ type fleet struct {
 
 // newFleet makes the files of all agents and takes a port for each.
 func newFleet(program, dir string, components int, fail context.CancelCauseFunc) (*fleet, error) {
-	f := &fleet{program: program, dir: dir, spawn: newSpawner(), fail: fail}
+	f := &fleet{program: program, dir: dir, spawn: process.NewSpawner(), fail: fail}
 	for i := range components {
 		h, err := f.newHost(fmt.Sprintf("component%d", i+1), "backup")
 		if err != nil {
@@ -112,7 +111,7 @@ func (f *fleet) close() error {
 	var errs []error
 	for _, h := range f.all() {
 		if h.process != nil {
-			errs = append(errs, h.process.kill())
+			errs = append(errs, h.process.Kill())
 		}
 		if h.door != nil {
 			errs = append(errs, h.door.Close())
@@ -120,7 +119,7 @@ func (f *fleet) close() error {
 		h.api.Close()
 	}
 	f.running.Wait()
-	f.spawn.close()
+	f.spawn.Close()
 	return errors.Join(errs...)
 }
 
@@ -128,7 +127,7 @@ func (f *fleet) close() error {
 func (f *fleet) command(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
-	return f.spawn.run(ctx, f.program, args...)
+	return f.spawn.Run(ctx, f.program, args...)
 }
 
 // assemble founds the cluster on the first component, and lets the others join one by one with a token each.
@@ -163,14 +162,14 @@ func (f *fleet) start(ctx context.Context, h *host) error {
 		}
 		h.door = nil
 	}
-	p, err := f.spawn.agent(&f.running, h.name, f.program, h.config, h.log, func(p *process) {
-		f.fail(fmt.Errorf("agent %s ended by itself (%w); the end of its log:\n%s", p.name, p.err, tail(p.log)))
-	})
+	p, err := f.spawn.Start(&f.running, h.name, h.log, func(p *process.Process, err error) {
+		f.fail(fmt.Errorf("agent %s ended by itself (%w); the end of its log:\n%s", p.Name, err, process.Tail(p.Log)))
+	}, f.program, "agent", "--config", h.config)
 	if err != nil {
 		return err
 	}
 	h.process = p
-	return until(ctx, startTime, "agent "+h.name+" answers", func(ctx context.Context) (bool, error) {
+	return process.Until(ctx, startTime, "agent "+h.name+" answers", func(ctx context.Context) (bool, error) {
 		s, err := h.api.Status(ctx)
 		return err == nil && s.Complete, ignoreUnreached(err)
 	})
@@ -182,34 +181,6 @@ func ignoreUnreached(err error) error {
 		return nil
 	}
 	return err
-}
-
-// errTooLong ends a wait.
-var errTooLong = errors.New("it took too long")
-
-// until asks again and again until it is answered with true, or an error.
-func until(ctx context.Context, limit time.Duration, what string, ask func(ctx context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w (%v)", errTooLong, limit))
-	defer cancel()
-	tick := time.NewTicker(askEvery)
-	defer tick.Stop()
-	for {
-		once, done := context.WithTimeout(ctx, askTime)
-		ok, err := ask(once)
-		done()
-		switch {
-		case ctx.Err() != nil:
-			return fmt.Errorf("wait until %s: %w", what, context.Cause(ctx))
-		case err != nil:
-			return fmt.Errorf("wait until %s: %w", what, err)
-		case ok:
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
-	}
 }
 
 // status asks the secondary, which outlives the rest, for the cluster as its captain sees it; nil when there is none now.

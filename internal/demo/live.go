@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"flotilla/agent/api"
+	"flotilla/internal/process"
+	"flotilla/internal/workload"
 )
 
 // The group's settings: short sets, and portions small enough for each component to get some.
@@ -20,7 +22,6 @@ const (
 const (
 	setsBeforeKill = 5               // committed after the first copy
 	settle         = 2 * time.Second // of writing after the takeover
-	breath         = askEvery        // between two looks while time passes
 	stretch        = stepTime        // for what has no time of its own
 )
 
@@ -33,27 +34,25 @@ func (r *run) replicate(ctx context.Context) error {
 	}
 	at := time.Now()
 	for i, v := range r.volumes {
-		_, err := r.fleet.command(ctx, "volume", "create", groupName+"/"+v.name, "--primary", r.fleet.primaries[i].name, "--source", r.sources[i],
+		_, err := r.fleet.command(ctx, "volume", "create", groupName+"/"+v.Name, "--primary", r.fleet.primaries[i].name, "--source", r.sources[i],
 			"--secondary", r.fleet.secondary.name, "--target", r.targets[i], "--socket", socket)
 		if err != nil {
 			return err
 		}
-		r.figures.CopyBytes += v.layout.size
+		r.figures.CopyBytes += v.Layout.Size
 	}
-	wait, cancel := context.WithTimeoutCause(ctx, stepTime, errTooLong)
+	wait, cancel := context.WithTimeoutCause(ctx, stepTime, process.ErrTooLong)
 	defer cancel()
 	for i, v := range r.volumes {
-		d, err := dial(wait, r.fleet.primaries[i].nbd, groupName+"/"+v.name)
-		if err != nil {
+		if err := r.clients.Connect(wait, r.fleet.primaries[i].nbd, groupName+"/"+v.Name); err != nil {
 			return err
 		}
-		r.clients.devices = append(r.clients.devices, d)
 	}
-	r.clients.start(ctx, r.volumes, r.fail)
+	r.clients.Start(ctx, r.volumes, r.fail)
 	r.n.say("Three clients write over NBD: one on each volume, and one that writes a chain of records across both hosts: record after record, by turns "+
 		"here and there, each only when the one before was acknowledged. The group makes a consistent set every %s.", period)
 	bar := r.n.progress("first copy")
-	err := until(ctx, stretch+time.Duration(r.figures.CopyBytes/mib)*time.Second, "the first copy is whole", func(ctx context.Context) (bool, error) {
+	err := process.Until(ctx, stretch+time.Duration(r.figures.CopyBytes/mib)*time.Second, "the first copy is whole", func(ctx context.Context) (bool, error) {
 		_, g, err := r.status(ctx)
 		if err != nil || g == nil {
 			return false, err
@@ -97,9 +96,9 @@ func (r *run) loseComponent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.clients.takeSlowest()
+	r.clients.TakeSlowest()
 	at := time.Now()
-	if err := r.killed.process.kill(); err != nil {
+	if err := r.killed.process.Kill(); err != nil {
 		return err
 	}
 	captain := ""
@@ -115,14 +114,14 @@ func (r *run) loseComponent(ctx context.Context) error {
 		r.n.say("SIGKILL to %s%s in the middle of the writing. It owned %.0f%% of what was not yet applied. It stays dead.", r.killed.name, captain, r.figures.KilledShare)
 	}
 	t := &takeover{killed: r.killed.name, returns: r.o.Components == 1, restarted: time.Now(), calm: map[string]bool{}}
-	err = until(ctx, stretch, "the other components have taken over", func(ctx context.Context) (bool, error) {
+	err = process.Until(ctx, stretch, "the other components have taken over", func(ctx context.Context) (bool, error) {
 		s, g, err := r.status(ctx)
 		return s != nil && g != nil && t.done(s, g), err
 	})
 	if err != nil {
 		return err
 	}
-	r.figures.Takeover, r.figures.SlowestInKill, r.figures.Degraded = time.Since(at).Seconds(), r.clients.takeSlowest().Seconds(), t.degraded
+	r.figures.Takeover, r.figures.SlowestInKill, r.figures.Degraded = time.Since(at).Seconds(), r.clients.TakeSlowest().Seconds(), t.degraded
 	switch {
 	case r.o.Components == 1:
 		r.n.say("%s after the kill it was back and a new set was committed.", ofSeconds(r.figures.Takeover))
@@ -139,7 +138,7 @@ func (r *run) loseComponent(ctx context.Context) error {
 func (r *run) victim(ctx context.Context) (last *api.Status, err error) {
 	owned := map[string]int64{}
 	looks := 0
-	err = until(ctx, stepTime, "the components report their shares", func(ctx context.Context) (bool, error) {
+	err = process.Until(ctx, stepTime, "the components report their shares", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		if s == nil {
 			return false, err
@@ -169,7 +168,7 @@ func (r *run) victim(ctx context.Context) (last *api.Status, err error) {
 // sets waits until so many more sets are committed.
 func (r *run) sets(ctx context.Context, more uint64) error {
 	var first *uint64
-	return until(ctx, stepTime, "sets are committed", func(ctx context.Context) (bool, error) {
+	return process.Until(ctx, stepTime, "sets are committed", func(ctx context.Context) (bool, error) {
 		_, g, err := r.status(ctx)
 		if g == nil {
 			return false, err
@@ -235,25 +234,24 @@ func (r *run) disaster(ctx context.Context) error {
 		}
 		r.figures.SentBytes += sent
 	}
-	r.clients.doomed.Store(true)
+	r.clients.Doom()
 	for _, h := range r.fleet.primaries { // both, before one is waited for
-		h.process.doomed.Store(true)
-		if err := syscall.Kill(-h.process.pid, syscall.SIGKILL); err != nil {
-			return fmt.Errorf("kill %s: %w", h.name, err)
+		if err := h.process.Signal(syscall.SIGKILL); err != nil {
+			return err
 		}
 	}
 	r.dead = time.Now()
 	for _, h := range r.fleet.primaries {
-		if err := h.process.kill(); err != nil {
+		if err := h.process.Kill(); err != nil {
 			return err
 		}
 	}
-	r.clients.close()
+	r.clients.Close()
 	for _, v := range r.volumes {
-		for _, s := range v.streams {
-			t := acknowledged(s.all(), 0)
-			r.figures.Updates += t.updates
-			r.figures.WrittenBytes += t.bytes
+		for _, s := range v.Streams {
+			t := workload.Acknowledged(s.All(), 0)
+			r.figures.Updates += t.Updates
+			r.figures.WrittenBytes += t.Bytes
 		}
 	}
 	if len(r.rpo) > 0 {
@@ -267,9 +265,9 @@ func (r *run) disaster(ctx context.Context) error {
 
 // writeOn lets clients write for as long as was asked for, and a little after the takeover.
 func (r *run) writeOn(ctx context.Context) error {
-	end := time.Now().Add(max(settle, r.o.Run-r.clients.now()))
+	end := time.Now().Add(max(settle, r.o.Run-r.clients.Now()))
 	r.n.say("The clients write on for %s.", seconds(time.Until(end)))
-	return until(ctx, time.Until(end)+stretch, "the clients have written long enough", func(ctx context.Context) (bool, error) {
+	return process.Until(ctx, time.Until(end)+stretch, "the clients have written long enough", func(ctx context.Context) (bool, error) {
 		_, _, err := r.status(ctx)
 		return time.Now().After(end), err
 	})
@@ -278,7 +276,7 @@ func (r *run) writeOn(ctx context.Context) error {
 // votersElsewhere waits until most of those who vote on the cluster's state will outlive the primaries. After a loss
 // the captain needs a moment to replace a voter.
 func (r *run) votersElsewhere(ctx context.Context) error {
-	return until(ctx, stepTime, "most voters are outside the primaries' site", func(ctx context.Context) (bool, error) {
+	return process.Until(ctx, stepTime, "most voters are outside the primaries' site", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		if s == nil {
 			return false, err

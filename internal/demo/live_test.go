@@ -52,17 +52,6 @@ func TestSumSent(t *testing.T) {
 	}
 }
 
-func TestLayouts(t *testing.T) {
-	for _, l := range []layout{layoutFor(minSize), layoutFor(64 * mib), layoutFor(maxSize), layoutAround(1, minSize), layoutAround(10*mib+1, 64*mib)} {
-		if l.image < mib || l.chain-l.image < 4*mib || l.size-l.chain < mib || l.image%blockSize != 0 || l.chain%blockSize != 0 || l.size%blockSize != 0 {
-			t.Errorf("%+v", l)
-		}
-	}
-	if l := layoutAround(10*mib+1, 64*mib); l.image != 11*mib {
-		t.Errorf("an image of 10 MiB and a byte has %d bytes", l.image)
-	}
-}
-
 func TestOptions(t *testing.T) {
 	good := Options{Program: "p", Out: io.Discard}
 	if o, err := good.withDefaults(); err != nil || o.Components != 3 || o.Size != 64*mib {

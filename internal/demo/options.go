@@ -5,16 +5,18 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"flotilla/internal/workload"
 )
 
 // The group and the volumes of the demo.
 const groupName = "demo"
 
 const (
-	blockSize = 4096
+	blockSize = workload.BlockSize
 	mib       = int64(1 << 20)
-	minSize   = 16 * mib
-	maxSize   = 4 << 30
+	minSize   = workload.MinSize
+	maxSize   = workload.MaxSize
 	maxAgents = 32
 	maxRun    = time.Hour
 )
@@ -34,6 +36,9 @@ type Options struct {
 	// BeforeProof is called when the volumes are promoted, with the paths of their targets. It is for tests of the proof.
 	BeforeProof func(targets []string) error
 }
+
+// ErrDiffers is wrapped by what the proof finds wrong.
+var ErrDiffers = workload.ErrDiffers
 
 // ErrOptions is wrapped by errors about what was asked for.
 var ErrOptions = errors.New("cannot show that")
@@ -59,25 +64,4 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("%w: %v of writing: choose from 1s to %v", ErrOptions, o.Run, maxRun)
 	}
 	return o, nil
-}
-
-// layout is how a volume's bytes are used, see the package's comment. All borders are multiples of blockSize.
-type layout struct {
-	image int64 // [0, image)
-	chain int64 // [image, chain) is the writer's, [chain, size) the chain's
-	size  int64
-}
-
-// layoutFor divides a volume of a size.
-func layoutFor(size int64) layout {
-	chain := min(size/16, 4*mib)
-	writer := min(size/4, 16*mib)
-	return layout{image: size - chain - writer, chain: size - chain, size: size}
-}
-
-// layoutAround puts the areas behind an image, with the writer's a quarter of size.
-func layoutAround(image, size int64) layout {
-	l := layoutFor(size)
-	image = (image + mib - 1) / mib * mib
-	return layout{image: image, chain: image + l.chain - l.image, size: image + l.size - l.image}
 }

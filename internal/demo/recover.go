@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"flotilla/agent/api"
+	"flotilla/internal/process"
+	"flotilla/internal/workload"
 	"flotilla/nbd/nbdclient"
 )
 
@@ -21,7 +23,7 @@ func (r *run) promote(ctx context.Context) error {
 	socket := r.fleet.secondary.socket()
 	at := time.Now()
 	captain := ""
-	err := until(ctx, stepTime, "there is a captain", func(ctx context.Context) (bool, error) { // a dead one is replaced within seconds
+	err := process.Until(ctx, stepTime, "there is a captain", func(ctx context.Context) (bool, error) { // a dead one is replaced within seconds
 		s, _, err := r.status(ctx)
 		if s != nil {
 			captain = s.Captain
@@ -93,19 +95,19 @@ func (r *run) prove(ctx context.Context) error {
 }
 
 func (r *run) compare(ctx context.Context) error {
-	p := &proof{run: r.seed}
-	var prefixes []prefix
+	p := &workload.Proof{Run: r.seed}
+	var prefixes []workload.Prefix
 	for i, v := range r.volumes {
-		wait, cancel := context.WithTimeoutCause(ctx, stepTime, errTooLong)
-		d, err := dial(wait, r.fleet.secondary.nbd, groupName+"/"+v.name)
+		wait, cancel := context.WithTimeoutCause(ctx, stepTime, process.ErrTooLong)
+		d, err := workload.Dial(wait, r.fleet.secondary.nbd, groupName+"/"+v.Name)
 		cancel()
 		if err != nil {
 			return err
 		}
-		found, err := p.volume(ctx, v, d)
+		found, err := p.Volume(ctx, v, d)
 		if err == nil {
 			r.n.say("%s: all %s are exactly what %s had at that cut: its image, then %d of %d updates of its writer and %d of %d records of the chain, and not a byte of a later one.",
-				v.name, bytesText(v.layout.size), r.fleet.primaries[i].name, found[0].k, found[0].n, found[1].k, found[1].n)
+				v.Name, bytesText(v.Layout.Size), r.fleet.primaries[i].name, found[0].K, found[0].N, found[1].K, found[1].N)
 		}
 		if err == nil && i == 0 && r.ext4 > 0 {
 			err = r.checkFilesystem(ctx, d)
@@ -114,17 +116,17 @@ func (r *run) compare(ctx context.Context) error {
 			return err
 		}
 		prefixes = append(prefixes, found...)
-		r.figures.Compared += v.layout.size
+		r.figures.Compared += v.Layout.Size
 	}
 	for _, f := range prefixes {
-		r.figures.Streams = append(r.figures.Streams, StreamFigures{Name: f.stream.name, Recovered: f.k, Issued: f.n})
+		r.figures.Streams = append(r.figures.Streams, StreamFigures{Name: f.Stream.Name, Recovered: f.K, Issued: f.N})
 	}
-	record, err := chain(prefixes[1], prefixes[3])
+	record, err := workload.Chain(prefixes[1], prefixes[3])
 	if err != nil {
 		return err
 	}
 	r.figures.ChainRecord = record
-	there, err := causes(prefixes)
+	there, err := workload.Causes(prefixes)
 	if err != nil {
 		return err
 	}
@@ -139,15 +141,15 @@ func (r *run) compare(ctx context.Context) error {
 }
 
 // countLost counts what was acknowledged and is not recovered.
-func (r *run) countLost(prefixes []prefix) {
-	dead := r.dead.Sub(r.clients.started)
+func (r *run) countLost(prefixes []workload.Prefix) {
+	dead := r.dead.Sub(r.clients.Started())
 	for _, p := range prefixes {
-		updates := p.stream.all()
-		t := acknowledged(updates, p.k)
-		r.figures.LostUpdates += t.updates
-		r.figures.LostBytes += t.bytes
-		if t.updates > 0 {
-			r.figures.LostSeconds = max(r.figures.LostSeconds, (dead - updates[p.k].issued).Seconds())
+		updates := p.Stream.All()
+		t := workload.Acknowledged(updates, p.K)
+		r.figures.LostUpdates += t.Updates
+		r.figures.LostBytes += t.Bytes
+		if t.Updates > 0 {
+			r.figures.LostSeconds = max(r.figures.LostSeconds, (dead - updates[p.K].Issued).Seconds())
 		}
 	}
 }
@@ -159,7 +161,7 @@ func (r *run) checkFilesystem(ctx context.Context, d *nbdclient.Client) (err err
 		r.n.say("(e2fsck, of the package e2fsprogs, is not installed: the file system is compared, but not checked.)")
 		return nil
 	}
-	if _, err := r.fleet.spawn.run(ctx, tool, "-fn", filepath.Join(r.dir, "image")); err != nil {
+	if _, err := r.fleet.spawn.Run(ctx, tool, "-fn", filepath.Join(r.dir, "image")); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
@@ -170,7 +172,7 @@ func (r *run) checkFilesystem(ctx context.Context, d *nbdclient.Client) (err err
 	if err := r.fetch(ctx, d, path); err != nil {
 		return err
 	}
-	if text, err := r.fleet.spawn.run(ctx, tool, "-fn", path); err != nil {
+	if text, err := r.fleet.spawn.Run(ctx, tool, "-fn", path); err != nil {
 		return fmt.Errorf("%w: e2fsck finds the recovered file system damaged: %w: %s", ErrDiffers, err, text)
 	}
 	r.n.say("e2fsck finds the recovered ext4 file system clean.")
@@ -184,9 +186,9 @@ func (r *run) fetch(ctx context.Context, d *nbdclient.Client, path string) (err 
 		return fmt.Errorf("copy recovered file system: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	buf := make([]byte, chunk)
-	for at := int64(0); at < r.ext4; at += chunk {
-		part := buf[:min(chunk, r.ext4-at)]
+	buf := make([]byte, mib)
+	for at := int64(0); at < r.ext4; at += mib {
+		part := buf[:min(mib, r.ext4-at)]
 		if err := d.ReadAt(ctx, part, at); err != nil {
 			return fmt.Errorf("read recovered file system: %w", err)
 		}

@@ -53,12 +53,14 @@ var allowed = map[string][]string{
 	"agent/backup/shelltest": {"agent/…", "blockdev/…", "nbd/…", "wire/…"},
 
 	// The daemon and its command line.
-	"agent/api":        {},
-	"agent":            {"agent/…", "blockdev", "nbd", "wire/…"},
-	"internal/demo":    {"agent/api", "blockdev", "nbd/nbdclient"},
-	"cmd/flotilla":     {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
-	"internal/deptest": {},
-	"scripts/bench":    {"agent/api"},
+	"agent/api":         {},
+	"agent":             {"agent/…", "blockdev", "nbd", "wire/…"},
+	"internal/process":  {},
+	"internal/workload": {"nbd/nbdclient"},
+	"internal/demo":     {"agent/api", "blockdev", "internal/process", "internal/workload", "nbd/nbdclient"},
+	"cmd/flotilla":      {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
+	"internal/deptest":  {},
+	"scripts/bench":     {"agent/api"},
 }
 
 // testOnly are packages that only tests, and each other, may import.

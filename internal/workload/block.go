@@ -1,4 +1,4 @@
-package demo
+package workload
 
 import (
 	"encoding/binary"
@@ -47,7 +47,7 @@ func (n blockName) fill(p []byte) {
 		binary.LittleEndian.PutUint64(p[i:], r.Uint64())
 	}
 	line := fmt.Appendf(nil, "stream %d, update %d: what was acknowledged in order is recovered in order. ", n.stream, n.index)
-	for rest := p[blockNoise:blockSize]; len(rest) > 0; {
+	for rest := p[blockNoise:BlockSize]; len(rest) > 0; {
 		rest = rest[copy(rest, line):]
 	}
 }
