@@ -49,7 +49,11 @@ func (l *link) connectAndServe(ctx context.Context) (served bool, err error) {
 	}()
 	conn := wire.NewConn(c, wire.ConnOptions{Limits: l.kind.limits()})
 	broken := make(chan error, 1)
-	go func() { broken <- l.readBack(c, conn) }()
+	go func() {
+		err := l.readBack(c, conn)
+		c.closeSocket() // the writer may be in the middle of a write that a dead link holds up
+		broken <- err
+	}()
 	readerEnded, err := l.write(ctx, conn, broken)
 	c.closeSocket()
 	if !readerEnded {

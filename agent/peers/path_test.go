@@ -2,7 +2,9 @@ package peers_test
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -75,20 +77,28 @@ type cable struct {
 }
 
 func (c *cable) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	select {
-	case <-c.pulled:
-		<-c.closed
-		return 0, net.ErrClosed
-	default:
-		return n, err
+	for {
+		n, err := c.Conn.Read(p)
+		select {
+		case <-c.pulled:
+		default:
+			return n, err
+		}
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			<-c.closed
+		}
+		return 0, err
 	}
 }
 
 func (c *cable) Write(p []byte) (int, error) {
 	select {
-	case <-c.pulled:
-		return len(p), nil
+	case <-c.pulled: // as when the kernel's buffer is full
+		<-c.closed
+		return 0, net.ErrClosed
 	default:
 		return c.Conn.Write(p)
 	}
@@ -195,5 +205,31 @@ func TestPathThatNeverAnswers(t *testing.T) {
 	eventually(t, "the best address serves", func() bool { return a.lane(2, peers.Data).Address == second })
 	if l := a.lane(2, peers.Data); l.Failures != 0 {
 		t.Errorf("%+v", l)
+	}
+}
+
+// A dead link is noticed by its silence, also by who is in the middle of a write.
+func TestSilenceEndsAWrite(t *testing.T) {
+	c := newCluster(t)
+	nets := newNetworks()
+	b := c.start(2, nil)
+	a := c.start(1, func(o *peers.Options) {
+		o.Policy.Dial = nets.dial
+		o.Limits.Beat, o.Limits.PathWait, o.Limits.Silence, o.Limits.Stall = 50*time.Millisecond, 100*time.Millisecond, 500*time.Millisecond, 10*patience
+	})
+	if err := a.SendFrame(2, wire.Route{}, body(1, 100), nil); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "frame", b.frames).release()
+	nets.pull(c.addresses[2])
+	if err := a.SendFrame(2, wire.Route{}, body(1, 100), nil); err != nil {
+		t.Fatal(err)
+	}
+	if peer := within(t, "the dead link is noticed", a.disconnected); peer != 2 {
+		t.Errorf("agent %d is disconnected", peer)
+	}
+	nets.mend(c.addresses[2])
+	if err := a.WaitRoom(testContext(t), 2); err != nil {
+		t.Fatal(err)
 	}
 }
