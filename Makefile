@@ -2,6 +2,7 @@
 #   make build   bin/flotilla, one static binary
 #   make test    vet, staticcheck, every test under the race detector; installs missing tools on Debian as root
 #   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
+#   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make bench-go  benchmarks of the packages
@@ -12,7 +13,7 @@ SEEDS     ?= 1000
 SEED_BASE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim demo bench bench-go clean
+.PHONY: build test test-deps vet sim test-net demo bench bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -24,7 +25,8 @@ vet:
 	@unformatted=$$(gofmt -l agent blockdev cmd internal nbd wire); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) run honnef.co/go/tools/cmd/staticcheck ./...
+	$(GO) vet -tags nettest ./internal/nettest
+	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest ./...
 
 # Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
 # pauses of 50 ms.
@@ -40,6 +42,9 @@ sim:
 	SEEDS=$$half SEED_BASE=$(SEED_BASE) bin/sim.test -test.v -test.timeout 60m -test.run 'TestSeeds|TestExplore' & first=$$!; \
 	SEEDS=$$half SEED_BASE=$$(( $(SEED_BASE) + $$half )) bin/sim.test -test.v -test.timeout 60m -test.run 'TestSeeds|TestMutants' & second=$$!; \
 	wait $$first; a=$$?; wait $$second; b=$$?; exit $$(( a | b ))
+
+test-net: test-deps
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags nettest -count=1 -timeout 8m -v ./internal/nettest
 
 demo: build
 	bin/flotilla demo

@@ -14,6 +14,9 @@ wanted=(
 	qemu-io:qemu-utils
 	mkfs.ext4:e2fsprogs
 	losetup:util-linux
+	ip:iproute2
+	tc:iproute2
+	nft:nftables
 	gcc:gcc # the race detector needs a C compiler
 )
 

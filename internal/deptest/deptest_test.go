@@ -59,6 +59,7 @@ var allowed = map[string][]string{
 	"internal/workload": {"nbd/nbdclient"},
 	"internal/demo":     {"agent/api", "blockdev", "internal/process", "internal/workload", "nbd/nbdclient"},
 	"cmd/flotilla":      {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
+	"internal/nettest":  {"agent/api", "internal/process", "internal/workload"},
 	"internal/deptest":  {},
 	"scripts/bench":     {"agent/api"},
 }
