@@ -234,7 +234,15 @@ func (r *run) slowest() string {
 // finish lets the clients stop in order and waits until everything is committed and applied.
 func (r *run) finish() {
 	r.t.Helper()
-	r.must(r.clients.Finish(r.ctx))
+	ctx, cancel := context.WithTimeoutCause(r.ctx, stepTime, process.ErrTooLong)
+	defer cancel()
+	err := r.clients.Finish(ctx)
+	if err != nil {
+		if s, g, serr := r.status(r.ctx); serr == nil && s != nil && g != nil {
+			err = fmt.Errorf("%w; last: %s", err, describe(s, g))
+		}
+	}
+	r.must(err)
 	open := uint64(0)
 	r.until(stepTime, "everything that was written is applied", func(_ *api.Status, g *api.Group) bool {
 		if open == 0 {

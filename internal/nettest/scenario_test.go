@@ -34,6 +34,7 @@ func TestNetworks(t *testing.T) {
 		{"captain", cast{components: 3, lans: 1, mode: "sync"}, captainFault},
 		{"pairs", cast{components: 3, lans: 1, mode: "async"}, pairFaults},
 		{"sync-pairs", cast{components: 3, lans: 1, mode: "sync"}, oneWayFaults},
+		{"storm", cast{components: 3, lans: 1, mode: "sync"}, storm},
 		{"networks", cast{components: 3, lans: 2, mode: "async"}, networkFaults},
 	} {
 		t.Run(s.name, func(t *testing.T) {

@@ -114,7 +114,16 @@ func (c *Clients) guarded(failed func(error), f func() error) {
 // was issued was acknowledged, unless it fails.
 func (c *Clients) Finish(ctx context.Context) error {
 	c.rest()
-	c.running.Wait()
+	ended := make(chan struct{})
+	go func() { // it ends with the clients, at the latest by Close
+		c.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the reply to the last writes: %w", context.Cause(ctx))
+	}
 	c.mu.Lock()
 	err := c.err
 	c.mu.Unlock()
