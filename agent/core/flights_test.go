@@ -69,7 +69,7 @@ func TestAppliedIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.state.Groups[1] = &cluster.Group{
-		ID: 1, Applied: 4, Volumes: map[wire.VolumeID]*cluster.Volume{1: {ID: 1, Primary: 1}},
+		ID: 1, Phase: cluster.Replicating, Applied: 4, Volumes: map[wire.VolumeID]*cluster.Volume{1: {ID: 1, Primary: 1}},
 		Incs: []*cluster.Incarnation{{ID: 9, Primary: 1, First: 1}},
 	}
 	s := &source{n: n, group: 1, inc: 9, open: 5, next: 4, marks: []markHeld{{seq: 2, set: 4}}}
