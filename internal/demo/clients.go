@@ -18,7 +18,6 @@ const (
 	chainEvery  = 4 * time.Millisecond
 	maxBlocks   = 16 // of one update
 	flushEvery  = 64 // updates
-	dialEvery   = 50 * time.Millisecond
 )
 
 // clients are those who write to the primaries' volumes, and remember it.
@@ -40,23 +39,6 @@ func newClients(run uint64) *clients { return &clients{run: run} }
 
 // now is the time of the run.
 func (c *clients) now() time.Duration { return time.Since(c.started) }
-
-// dial connects to an export, as soon as it is there.
-func dial(ctx context.Context, socket, export string) (*nbdclient.Client, error) {
-	tick := time.NewTicker(dialEvery)
-	defer tick.Stop()
-	for {
-		d, err := nbdclient.Dial(ctx, "unix", socket, export)
-		if err == nil {
-			return d, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for volume %s: %w (last: %w)", export, context.Cause(ctx), err)
-		}
-	}
-}
 
 // start begins to write: a writer for each volume, and the chain over both. failed is called once when a write fails
 // that must not.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"flotilla/agent/api"
+	"flotilla/internal/fleet"
 )
 
 // run is one demo. It is used by one goroutine; clients have their own.
@@ -20,7 +21,7 @@ type run struct {
 	dir     string
 	seed    uint64
 	fail    context.CancelCauseFunc
-	fleet   *fleet
+	fleet   *agents
 	clients *clients
 	volumes []*volume
 	sources []string // paths, of the volumes in order
@@ -29,7 +30,7 @@ type run struct {
 	images  []*os.File
 	rpo     []float64
 	captain string // as last seen before the disaster
-	killed  *host
+	killed  *fleet.Host
 	dead    time.Time // of the primaries
 	figures Figures
 }
@@ -102,7 +103,7 @@ func (r *run) close() error {
 		if r.clients != nil {
 			r.clients.doomed.Store(true)
 		}
-		errs = append(errs, r.fleet.close()) // before the clients: a dead server answers at once
+		errs = append(errs, r.fleet.Close()) // before the clients: a dead server answers at once
 	}
 	if r.clients != nil {
 		r.clients.close()
@@ -127,9 +128,9 @@ func (r *run) guilty(err error, explained bool) {
 	if explained || errors.Is(err, ErrDiffers) || errors.Is(err, ErrOptions) || r.fleet == nil {
 		return
 	}
-	for _, h := range r.fleet.all() {
-		if h.process != nil && h != r.killed {
-			r.n.raw(fmt.Sprintf("\n--- end of the log of %s\n%s\n", h.name, tail(h.log)))
+	for _, h := range r.fleet.Hosts {
+		if h.Started() && h != r.killed {
+			r.n.raw(fmt.Sprintf("\n--- end of the log of %s\n%s\n", h.Name, h.Tail()))
 		}
 	}
 	if !r.o.Keep {
@@ -139,7 +140,7 @@ func (r *run) guilty(err error, explained bool) {
 
 // status asks for the cluster, and notes what belongs to the figures.
 func (r *run) status(ctx context.Context) (*api.Status, *api.Group, error) {
-	s, err := r.fleet.status(ctx)
+	s, err := r.fleet.secondary.Status(ctx)
 	if err != nil || s == nil {
 		return nil, nil, err
 	}
@@ -160,7 +161,7 @@ func (r *run) status(ctx context.Context) (*api.Status, *api.Group, error) {
 func (r *run) prepare(ctx context.Context) error {
 	r.n.title("Making two volumes")
 	var err error
-	if r.fleet, err = newFleet(r.o.Program, r.dir, r.o.Components, r.fail); err != nil {
+	if r.fleet, err = newAgents(r.o, r.dir, r.fail); err != nil {
 		return err
 	}
 	r.clients = newClients(r.seed)
@@ -172,7 +173,7 @@ func (r *run) prepare(ctx context.Context) error {
 			layouts[0] = layoutAround(first.length, r.o.Size)
 		}
 	} else {
-		first, err = madeImage(ctx, r.fleet.spawn, r.dir, plain.image)
+		first, err = madeImage(ctx, r.fleet.Spawn, r.dir, plain.image)
 	}
 	if err != nil {
 		return err
@@ -192,7 +193,7 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 		v := r.volumes[i]
-		r.n.say("Volume %s of %s, %s: %s.", v.name, r.fleet.primaries[i].name, bytesText(v.layout.size), im.about)
+		r.n.say("Volume %s of %s, %s: %s.", v.name, r.fleet.primaries[i].Name, bytesText(v.layout.size), im.about)
 	}
 	return nil
 }
@@ -232,10 +233,10 @@ func (r *run) assemble(ctx context.Context) error {
 	at := time.Now()
 	count := 0
 	p := r.n.progress("started")
-	if err := r.fleet.assemble(ctx, func(h *host) { count++; p.joining(count, r.figures.Agents) }); err != nil {
+	if err := r.fleet.Assemble(ctx, func(*fleet.Host) { count++; p.joining(count, r.figures.Agents) }); err != nil {
 		return err
 	}
-	err := until(ctx, stepTime, "every component is in the view", func(ctx context.Context) (bool, error) {
+	err := fleet.Until(ctx, fleet.StepTime, "every component is in the view", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		return s != nil && members(s) == r.o.Components, err
 	})
@@ -243,7 +244,7 @@ func (r *run) assemble(ctx context.Context) error {
 		return err
 	}
 	r.n.say("%s founded the cluster; the others joined it with one token each. Everything between them is TLS with certificates of their own. (%s)",
-		r.fleet.components[0].name, seconds(time.Since(at)))
+		r.fleet.components[0].Name, seconds(time.Since(at)))
 	return nil
 }
 

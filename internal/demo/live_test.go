@@ -39,19 +39,6 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-func TestSumSent(t *testing.T) {
-	text := "# HELP x\nflotilla_peer_sent_bytes_total{kind=\"data\",peer=\"a\"} 1.5e+06\n" +
-		"flotilla_peer_sent_bytes_total{kind=\"raft\",peer=\"a\"} 7\nflotilla_peer_sent_bytes_total{kind=\"data\",peer=\"b\"} 20\n"
-	if n, err := sumSent(strings.NewReader(text)); err != nil || n != 1500020 {
-		t.Errorf("%d, %v", n, err)
-	}
-	for _, bad := range []string{"", "other 1\n", "flotilla_peer_sent_bytes_total{kind=\"data\"} x\n"} {
-		if _, err := sumSent(strings.NewReader(bad)); err == nil {
-			t.Errorf("%q was taken", bad)
-		}
-	}
-}
-
 func TestLayouts(t *testing.T) {
 	for _, l := range []layout{layoutFor(minSize), layoutFor(64 * mib), layoutFor(maxSize), layoutAround(1, minSize), layoutAround(10*mib+1, 64*mib)} {
 		if l.image < mib || l.chain-l.image < 4*mib || l.size-l.chain < mib || l.image%blockSize != 0 || l.chain%blockSize != 0 || l.size%blockSize != 0 {

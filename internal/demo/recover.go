@@ -12,16 +12,17 @@ import (
 	"time"
 
 	"flotilla/agent/api"
+	"flotilla/internal/fleet"
 	"flotilla/nbd/nbdclient"
 )
 
 // promote asks what would be lost, and promotes the secondary.
 func (r *run) promote(ctx context.Context) error {
 	r.n.title("The secondary is promoted")
-	socket := r.fleet.secondary.socket()
+	socket := r.fleet.secondary.Socket()
 	at := time.Now()
 	captain := ""
-	err := until(ctx, stepTime, "there is a captain", func(ctx context.Context) (bool, error) { // a dead one is replaced within seconds
+	err := fleet.Until(ctx, fleet.StepTime, "there is a captain", func(ctx context.Context) (bool, error) { // a dead one is replaced within seconds
 		s, _, err := r.status(ctx)
 		if s != nil {
 			captain = s.Captain
@@ -31,10 +32,10 @@ func (r *run) promote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(r.fleet.primaries, func(h *host) bool { return h.name == r.captain }) {
+	if slices.ContainsFunc(r.fleet.primaries, func(h *fleet.Host) bool { return h.Name == r.captain }) {
 		r.n.say("The captain, %s, was among the dead; the others elected %s.", r.captain, captain)
 	}
-	text, err := r.fleet.command(ctx, "promote", groupName, "--plan", "--json", "--socket", socket)
+	text, err := r.fleet.Command(ctx, "promote", groupName, "--plan", "--json", "--socket", socket)
 	if err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (r *run) promote(ctx context.Context) error {
 	if plan.Point != nil {
 		r.n.say("`flotilla promote %s --plan` says before anything is done: %s.", groupName, planText(&plan))
 	}
-	text, err = r.fleet.command(ctx, "promote", groupName, "--json", "--wait", stepTime.String(), "--socket", socket)
+	text, err = r.fleet.Command(ctx, "promote", groupName, "--json", "--wait", fleet.StepTime.String(), "--socket", socket)
 	if err != nil {
 		return err
 	}
@@ -96,8 +97,8 @@ func (r *run) compare(ctx context.Context) error {
 	p := &proof{run: r.seed}
 	var prefixes []prefix
 	for i, v := range r.volumes {
-		wait, cancel := context.WithTimeoutCause(ctx, stepTime, errTooLong)
-		d, err := dial(wait, r.fleet.secondary.nbd, groupName+"/"+v.name)
+		wait, cancel := context.WithTimeoutCause(ctx, fleet.StepTime, fleet.ErrTooLong)
+		d, err := r.fleet.secondary.Dial(wait, groupName+"/"+v.name)
 		cancel()
 		if err != nil {
 			return err
@@ -105,7 +106,7 @@ func (r *run) compare(ctx context.Context) error {
 		found, err := p.volume(ctx, v, d)
 		if err == nil {
 			r.n.say("%s: all %s are exactly what %s had at that cut: its image, then %d of %d updates of its writer and %d of %d records of the chain, and not a byte of a later one.",
-				v.name, bytesText(v.layout.size), r.fleet.primaries[i].name, found[0].k, found[0].n, found[1].k, found[1].n)
+				v.name, bytesText(v.layout.size), r.fleet.primaries[i].Name, found[0].k, found[0].n, found[1].k, found[1].n)
 		}
 		if err == nil && i == 0 && r.ext4 > 0 {
 			err = r.checkFilesystem(ctx, d)
@@ -159,7 +160,7 @@ func (r *run) checkFilesystem(ctx context.Context, d *nbdclient.Client) (err err
 		r.n.say("(e2fsck, of the package e2fsprogs, is not installed: the file system is compared, but not checked.)")
 		return nil
 	}
-	if _, err := r.fleet.spawn.run(ctx, tool, "-fn", filepath.Join(r.dir, "image")); err != nil {
+	if _, err := r.fleet.Spawn.Run(ctx, nil, tool, "-fn", filepath.Join(r.dir, "image")); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
@@ -170,7 +171,7 @@ func (r *run) checkFilesystem(ctx context.Context, d *nbdclient.Client) (err err
 	if err := r.fetch(ctx, d, path); err != nil {
 		return err
 	}
-	if text, err := r.fleet.spawn.run(ctx, tool, "-fn", path); err != nil {
+	if text, err := r.fleet.Spawn.Run(ctx, nil, tool, "-fn", path); err != nil {
 		return fmt.Errorf("%w: e2fsck finds the recovered file system damaged: %w: %s", ErrDiffers, err, text)
 	}
 	r.n.say("e2fsck finds the recovered ext4 file system clean.")

@@ -55,7 +55,8 @@ var allowed = map[string][]string{
 	// The daemon and its command line.
 	"agent/api":        {},
 	"agent":            {"agent/…", "blockdev", "nbd", "wire/…"},
-	"internal/demo":    {"agent/api", "blockdev", "nbd/nbdclient"},
+	"internal/fleet":   {"agent/api", "nbd/nbdclient"},
+	"internal/demo":    {"agent/api", "blockdev", "internal/fleet", "nbd/nbdclient"},
 	"cmd/flotilla":     {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
 	"internal/deptest": {},
 	"scripts/bench":    {"agent/api"},
