@@ -60,6 +60,7 @@ var allowed = map[string][]string{
 	"cmd/flotilla":     {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
 	"internal/deptest": {},
 	"scripts/bench":    {"agent/api"},
+	"scripts/measure":  {"agent/api", "internal/fleet", "nbd/nbdclient"},
 }
 
 // testOnly are packages that only tests, and each other, may import.
