@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"flotilla/agent/api"
@@ -109,6 +110,9 @@ func killFigures(rep *report, name, mode string, began time.Time, deaths []death
 	if first != nil {
 		rep.say("  the first write that failed: %v", first)
 	}
+	calm := latenciesOf(samples, func(s *sample) bool { // the machine by itself
+		return !slices.ContainsFunc(deaths, func(d death) bool { return within(d.killed, d.back)(s) })
+	}, (*sample).latency)
 	var others, captains float64 // the longest stalls
 	for i, d := range deaths {
 		until := ended
@@ -137,6 +141,7 @@ func killFigures(rep *report, name, mode string, began time.Time, deaths []death
 	}
 	if mode == "async" {
 		return append(figures, figure{prefix + "p99.9", whole.at(0.999), "ms", below(asyncStall)}, figure{prefix + "longest", whole.at(1), "ms", nil},
+			figure{prefix + "p99.9 while nobody is dead", calm.at(0.999), "ms", nil},
 			figure{prefix + "lag of the client, p99.9", lag.at(0.999), "ms", nil}, figure{prefix + "lag of the client, longest", lag.at(1), "ms", nil})
 	}
 	limit := milliseconds(lossAfter + syncGrace)
