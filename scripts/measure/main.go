@@ -111,7 +111,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.IntVar(&o.cuts, "cuts", 1000, "cut: how many")
 	f.DurationVar(&o.period, "period", 100*time.Millisecond, "cut: the group's period")
 	f.DurationVar(&o.window, "window", 30*time.Second, "scale: how long the rate is measured")
-	f.DurationVar(&o.warm, "warm", 20*time.Second, "scale: how long the queue is filled before")
+	f.DurationVar(&o.warm, "warm", 15*time.Second, "scale: how long the queue is filled before")
 	f.StringVar(&counts, "components", "2,4,8", "scale: numbers of components; the first is what the others are compared with")
 	f.IntVar(&o.link, "link", 50, "scale: Mbit/s of each component's link, in each direction")
 	f.BoolVar(&quick, "quick", false, "everything much shorter: whether it works, not how fast it is")
