@@ -44,6 +44,12 @@ func cut(ctx context.Context, o options, rep *report, name string) (_ []figure, 
 		return nil, err
 	}
 	l := r.load(o.rate)
+	told := false
+	defer func() { // a failure wants its timeline too
+		if err != nil && !told {
+			rep.timeline(name, l.began, w.end())
+		}
+	}()
 	from := time.Now()
 	held := map[*fleet.Host][]hold{}
 	for enough := false; !enough; {
@@ -65,6 +71,7 @@ func cut(ctx context.Context, o options, rep *report, name string) (_ []figure, 
 	if err != nil {
 		return nil, r.explain(err)
 	}
+	told = true
 	after, err := r.voids()
 	if err != nil {
 		return nil, err

@@ -45,6 +45,12 @@ func kill(ctx context.Context, o options, rep *report, name, mode string) (_ []f
 	defer func() { err = r.finish(err) }()
 	w := r.watch()
 	l := r.load(o.rate)
+	told := false
+	defer func() { // a failure wants its timeline too
+		if err != nil && !told {
+			rep.timeline(name, l.began, w.end())
+		}
+	}()
 
 	var deaths []death
 	err = pause(r.ctx, calmTime)
@@ -63,6 +69,7 @@ func kill(ctx context.Context, o options, rep *report, name, mode string) (_ []f
 	if err != nil {
 		return nil, r.explain(err)
 	}
+	told = true
 	moments := w.end()
 	rep.timeline(name, l.began, moments)
 	if err := r.verify(); err != nil {
@@ -115,11 +122,12 @@ func killFigures(rep *report, name, mode string, began time.Time, deaths []death
 	}, (*sample).latency)
 	var others, captains float64 // the longest stalls
 	for i, d := range deaths {
-		until := ended
+		until := ended + answerTime
 		if i+1 < len(deaths) {
 			until = deaths[i+1].killed
 		}
-		felt := latenciesOf(samples, within(d.killed, until), (*sample).latency)
+		// By their replies: what was under way when the next one died has felt that.
+		felt := latenciesOf(samples, answered(d.killed, until), (*sample).latency)
 		word := ""
 		if d.captain {
 			word, captains = " (captain)", max(captains, felt.at(1))

@@ -39,6 +39,11 @@ func within(from, to time.Duration) func(*sample) bool {
 	return func(s *sample) bool { return s.due >= from && s.due < to }
 }
 
+// answered selects the writes that were answered in a time.
+func answered(from, to time.Duration) func(*sample) bool {
+	return func(s *sample) bool { return s.done >= from && s.done < to }
+}
+
 // load writes blocks at random places at a steady rate, on a schedule that heeds no replies (an open loop): who waits for
 // the reply before the next write does not see what a stall does to those that would have come meanwhile.
 type load struct {

@@ -40,11 +40,13 @@ func scale(ctx context.Context, o options, rep *report, name string) ([]figure, 
 			figure{prefix + ", mirrored for each byte sent", c.perSent, "bytes", nil},
 			figure{prefix + ", suspended", float64(c.suspended), "", never()})
 		// Each update comes in twice: at its owner and at its mirror.
-		figures = append(figures, figure{prefix + ", part of what the links can", c.held / (float64(n) * float64(o.link) * 1e6 / 8 / 2), "", nil})
-		if i == 0 {
-			first = c.held
+		full := figure{prefix + ", part of what the links can", c.held / (float64(n) * float64(o.link) * 1e6 / 8 / 2), "", nil}
+		if i == 0 { // others can only be compared with it if its links are what limits it
+			full.aim, first = atLeast(scaleAim), c.held
+			figures = append(figures, full)
 			continue
 		}
+		figures = append(figures, full)
 		part := 0.0 // also when the first carried nothing
 		if promised := first * float64(n) / float64(o.counts[0]); promised > 0 {
 			part = c.held / promised

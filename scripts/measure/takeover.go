@@ -29,6 +29,12 @@ func takeover(ctx context.Context, o options, rep *report, name string) (_ []fig
 	rate := float64(takeoverSize) / r.copied.Seconds()
 	w := r.watch()
 	l := r.load(o.rate)
+	told := false
+	defer func() { // a failure wants its timeline too
+		if err != nil && !told {
+			rep.timeline(name, l.began, w.end())
+		}
+	}()
 
 	var took, noticed, rebuilt, moved, parts []float64
 	captains := 0.0
@@ -49,6 +55,7 @@ func takeover(ctx context.Context, o options, rep *report, name string) (_ []fig
 	if err != nil {
 		return nil, r.explain(err)
 	}
+	told = true
 	rep.timeline(name, l.began, w.end())
 	if err := r.verify(); err != nil {
 		return nil, r.explain(err)
