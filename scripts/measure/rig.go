@@ -21,6 +21,9 @@ const groupName = "measure"
 // staleTime is how old what the captain says of a primary may be: it reports every 100 ms.
 const staleTime = 400 * time.Millisecond
 
+// profiles lets whoever looks for a cause while it runs ask an agent's admin.sock for /debug/pprof/.
+const profiles = "debug: {profiles: true}\n"
+
 // shape is what a cluster is to be like.
 type shape struct {
 	primaries, components int
@@ -58,8 +61,8 @@ type volume struct {
 func (v *volume) export() string { return groupName + "/" + v.name }
 
 // startRig makes a cluster of a shape.
-func startRig(ctx context.Context, o options, s shape) (r *rig, err error) {
-	r = &rig{logs: o.logs}
+func startRig(ctx context.Context, o options, s shape) (_ *rig, err error) {
+	r := &rig{logs: o.logs}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	if r.dir, err = os.MkdirTemp(o.temp, "flotilla-measure-"); err != nil {
 		return nil, fmt.Errorf("make a directory on tmpfs: %w", err)
@@ -89,7 +92,7 @@ func startRig(ctx context.Context, o options, s shape) (r *rig, err error) {
 // members adds the hosts: the secondary first.
 func (r *rig) members(s shape) error {
 	add := func(name, roles, settings string) (*fleet.Host, error) {
-		m := fleet.Member{Name: name, Roles: roles, Settings: settings}
+		m := fleet.Member{Name: name, Roles: roles, Settings: settings + profiles}
 		if s.net != nil {
 			var err error
 			if m.Namespace, m.Address, err = s.net.attach(r.ctx, r.Spawn, name, roles == "backup"); err != nil {
