@@ -5,6 +5,7 @@
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
+#   make measure  how long writes stall when components die, takeovers, cuts, scaling; MEASURE_JSON=file, MEASURE_FLAGS=-h for options
 #   make bench-go  benchmarks of the packages
 #   make clean   what the others made
 
@@ -13,7 +14,7 @@ SEEDS     ?= 1000
 SEED_BASE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net demo bench bench-go clean
+.PHONY: build test test-deps vet sim test-net demo bench measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -22,7 +23,7 @@ test-deps:
 	scripts/test-deps.sh
 
 vet:
-	@unformatted=$$(gofmt -l agent blockdev cmd internal nbd wire); \
+	@unformatted=$$(gofmt -l agent blockdev cmd internal nbd scripts wire); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags nettest ./internal/nettest
@@ -31,8 +32,9 @@ vet:
 # Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
 # pauses of 50 ms.
 test: test-deps vet
-	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /cmd/)
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure)
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./cmd/...
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./scripts/measure
 
 # Two processes, each with half of the seeds; after them the exploration, and the breaks that must be seen. EXPLORE=1 makes
 # the exploration whole.
@@ -52,6 +54,10 @@ demo: build
 bench: build
 	$(GO) build -o bin/bench ./scripts/bench
 	bin/bench $(BENCH_FLAGS)
+
+measure: build
+	$(GO) build -o bin/measure ./scripts/measure
+	bin/measure $(MEASURE_FLAGS)
 
 bench-go:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

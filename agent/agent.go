@@ -318,7 +318,7 @@ func (a *Agent) serveAPI(l *listeners) error {
 		address: a.cfg.Advertise, socket: a.cfg.AdminSocket(), local: a.local, clients: map[wire.AgentID]peerClient{},
 		known: newValidities(), behind: a.isBehind,
 	}
-	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.peers.Stats, a.parts.exports.Stats,
+	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.holds, a.parts.peers.Stats, a.parts.exports.Stats,
 		func() time.Time { return a.credentials().Cert.NotAfter }))
 	h := s.handler()
 	var servers []*http.Server

@@ -20,12 +20,13 @@ import (
 type collector struct {
 	status func() (*api.Status, bool) // and whether this agent is the captain
 	events *eventLog
+	holds  *holdLog
 	peers  func() peers.Stats
 	nbd    func() nbd.Stats
 	expiry func() time.Time // of this agent's certificate
 
 	view, members, captain, eventCount       *prometheus.Desc
-	set, rpo, queued, copyLeft               *prometheus.Desc
+	set, rpo, queued, copyLeft, hold         *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
 	share, taken, waiting, unheld            *prometheus.Desc
 	peerSent, peerReceived, peerConnected    *prometheus.Desc
@@ -33,12 +34,12 @@ type collector struct {
 	certificate                              *prometheus.Desc
 }
 
-func newCollector(status func() (*api.Status, bool), events *eventLog, peers func() peers.Stats, nbd func() nbd.Stats, expiry func() time.Time) *collector {
+func newCollector(status func() (*api.Status, bool), events *eventLog, holds *holdLog, peers func() peers.Stats, nbd func() nbd.Stats, expiry func() time.Time) *collector {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("flotilla_"+name, help, labels, nil)
 	}
 	return &collector{
-		status: status, events: events, peers: peers, nbd: nbd, expiry: expiry,
+		status: status, events: events, holds: holds, peers: peers, nbd: nbd, expiry: expiry,
 		view:       d("view", "Number of the membership."),
 		members:    d("members", "Backup components in the view."),
 		captain:    d("captain", "1 on the agent that is the captain."),
@@ -47,6 +48,7 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, peers fun
 		rpo:        d("group_rpo_seconds", "Age of the newest recovery point.", "group"),
 		queued:     d("source_queued_bytes", "What a primary holds that is not yet held by components; on the captain.", "group", "agent"),
 		copyLeft:   d("source_copy_left_bytes", "What a primary still has to copy; on the captain.", "group", "agent"),
+		hold:       d("cut_hold_seconds", "How long this primary stood still for cuts.", "group"),
 
 		journalUsed:  d("journal_used_bytes", "Space that a component's journal takes; on the captain.", "agent"),
 		journalLimit: d("journal_limit_bytes", "Space that a component's journal may take; on the captain.", "agent"),
@@ -79,7 +81,7 @@ func newMetricsHandler(c *collector) http.Handler {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft,
+		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.hold,
 		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.peerConnected, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
 		c.certificate,
 	} {
@@ -117,8 +119,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(c.members, float64(members))
 	gauge(c.captain, map[bool]float64{true: 1}[captain])
+	groups := map[uint32]string{}
 	for i := range s.Groups {
 		g := &s.Groups[i]
+		groups[g.ID] = g.Name
 		gauge(c.set, float64(g.Granted), g.Name, "granted")
 		gauge(c.set, float64(g.Committed), g.Name, "committed")
 		gauge(c.set, float64(g.Applying), g.Name, "applying")
@@ -131,6 +135,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 				gauge(c.queued, float64(p.Queued), g.Name, p.Agent)
 				gauge(c.copyLeft, float64(p.CopyLeft), g.Name, p.Agent)
 			}
+		}
+	}
+	for id, h := range c.holds.counts() {
+		if name, ok := groups[uint32(id)]; ok { // otherwise it was deleted
+			ch <- prometheus.MustNewConstHistogram(c.hold, h.count, h.seconds, h.upTo(), name)
 		}
 	}
 	c.events.eachCount(func(name string, n uint64) { counter(c.eventCount, float64(n), name) })

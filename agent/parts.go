@@ -31,6 +31,7 @@ const reserveShare = 3
 type parts struct {
 	control   *control.Store
 	events    *eventLog
+	holds     *holdLog
 	exports   *exports
 	peers     *peers.Peers
 	transport *transport
@@ -43,7 +44,7 @@ type parts struct {
 // those that it uses.
 func (a *Agent) startParts(node *core.Node, base time.Time, l *listeners) error {
 	p := &a.parts
-	p.events = newEventLog(a.log, base)
+	p.events, p.holds = newEventLog(a.log, base), newHoldLog(a.log)
 	server, err := nbd.New(nbd.Options{Logger: a.log})
 	if err != nil {
 		return err
@@ -182,6 +183,7 @@ func (p *parts) sinks(w *watch) loop.Sinks {
 			}
 		},
 		Events:   p.events.take,
+		Holds:    p.holds.take,
 		SaveRaft: p.control.Save,
 		SendRaft: p.peers.SendRaft,
 		Wake: func() {

@@ -17,9 +17,9 @@ type transport struct {
 	hop   func(to wire.AgentID) wire.AgentID // over whom a secondary is reached
 }
 
-// SendFrame queues a frame. What peers refuse counts as lost on the way: the node sends it again.
-func (t *transport) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) {
-	_ = t.peers.SendFrame(to, r, body, release) // counted there, and released
+// SendFrame queues a frame. One that is refused was released.
+func (t *transport) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) error {
+	return t.peers.SendFrame(to, r, body, release)
 }
 
 // WaitRoom waits until the peer is connected and its queue has room for frames that can wait.

@@ -1,11 +1,13 @@
 package backup_test
 
 import (
+	"errors"
 	"math/rand/v2"
 	"path"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"flotilla/agent/apply"
 	"flotilla/agent/backup"
@@ -14,8 +16,6 @@ import (
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/vfs/crashfs"
 	"flotilla/wire"
-
-	"errors"
 
 	"go.uber.org/goleak"
 )
@@ -345,6 +345,26 @@ func TestMirrorsGetTheirCopyWhenMemoryIsShort(t *testing.T) {
 	if dropped == 0 {
 		t.Error("nothing had to be sent out of the journal")
 	}
+}
+
+// A frame that cannot leave, as while a mirror that came back is not yet connected, is sent out of the journal soon, and
+// not only when it counts as lost on the way.
+func TestRefusedFramesReachTheMirror(t *testing.T) {
+	c := shelltest.New(t, shelltest.Config{Seed: 11, Backups: 2, ResendAfter: time.Hour})
+	var refused atomic.Int64
+	c.OnSend = func(_, _ wire.AgentID) error {
+		if refused.Load() < 20 {
+			refused.Add(1)
+			return errors.New("nobody is there")
+		}
+		return nil
+	}
+	c.StartAll()
+	p := c.Agent(1).Primary()
+	for refused.Load() < 20 {
+		p.WaitApplied(scribble(p, rng(), 50))
+	}
+	p.CheckTarget()
 }
 
 func TestLossOfAComponent(t *testing.T) {

@@ -23,7 +23,15 @@ func (b *Backup) Frames(frames []core.FrameOut) {
 			b.notes.unsent(f.To, f.Route.No)
 			continue
 		}
-		b.opt.Net.SendFrame(f.To, f.Route, f.Body.Raw, func() { b.payloads.sent(pl) })
+		b.send(f.To, f.Route, f.Body.Raw, pl)
+	}
+}
+
+// send sends a frame to a mirror. The node hears at once of one that cannot leave, as while a peer that came back is not yet
+// connected: held up to stands still for as long as a mirror lacks one of its updates.
+func (b *Backup) send(to wire.AgentID, r wire.Route, body []byte, pl *payload) {
+	if err := b.opt.Net.SendFrame(to, r, body, func() { b.payloads.sent(pl) }); err != nil {
+		b.notes.unsent(to, r.No) // counted by the transport
 	}
 }
 
@@ -114,7 +122,7 @@ func (b *Backup) remirror(m core.Remirror, buf []byte, enc *wire.Encoder) ([]byt
 		return raw, fmt.Errorf("choose %d updates of a stored frame: %w", len(m.Index), err)
 	}
 	if pl := b.payloads.forRemirror(int64(len(selected))); pl != nil {
-		b.opt.Net.SendFrame(m.To, m.Route, selected, func() { b.payloads.sent(pl) })
+		b.send(m.To, m.Route, selected, pl)
 	}
 	return raw, nil
 }

@@ -17,8 +17,8 @@ import (
 // Net is what a component needs of the transport. Its methods may be called from several goroutines.
 type Net interface {
 	// SendFrame queues a frame and does not wait. The body is not copied: release is called once, when it is written or
-	// dropped, possibly before SendFrame returns.
-	SendFrame(to wire.AgentID, r wire.Route, body []byte, release func())
+	// dropped, possibly before SendFrame returns. An error says that it was dropped at once.
+	SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) error
 	// CallApply has a secondary perform the request and returns its answer. The request is not used any more once it has
 	// returned, whatever it returned.
 	CallApply(ctx context.Context, to wire.AgentID, req *apply.Request) error

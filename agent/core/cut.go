@@ -19,6 +19,14 @@ type hold struct {
 	confirm               *Confirm // the answer to the Resume that finished the attempt seen, nil before
 }
 
+// Hold is a primary's standing still for a cut, told when it has ended.
+type Hold struct {
+	Group  wire.GroupID
+	Set    wire.Set      // that the captain had opened after it; 0 where the primary went on by itself, in its old set
+	Length time.Duration // from the first pause; writers wait a little longer, until they are woken
+	Stood  bool          // until the resumption that belongs to its last pause: what a cut wants of every primary
+}
+
 // newer reports whether (term, attempt) is above what this primary has seen.
 func (h *hold) newer(term, attempt uint64) bool {
 	return term > h.seenTerm || (term == h.seenTerm && attempt > h.seenAttempt)
@@ -60,7 +68,10 @@ func (s *source) resume(from wire.AgentID, m *Resume) {
 	}
 	stood := (h.on && same) || s.n.mutant("cut-without-pause")
 	h.seenTerm, h.seenAttempt = m.Term, m.Attempt
-	h.on = false
+	if h.on {
+		h.on = false
+		s.n.eff.Holds = append(s.n.eff.Holds, Hold{Group: s.group, Set: m.Set, Length: s.n.now - h.since, Stood: same})
+	}
 	if s.open < m.Set {
 		s.closeUpTo(m.Set)
 	} else if s.open > m.Set {
@@ -75,6 +86,7 @@ func (s *source) resume(from wire.AgentID, m *Resume) {
 func (s *source) holdTick() {
 	if s.hold.on && s.n.now-s.hold.since >= s.n.cfg.HoldMax {
 		s.hold.on = false
+		s.n.eff.Holds = append(s.n.eff.Holds, Hold{Group: s.group, Length: s.n.now - s.hold.since})
 		s.n.event(s.group, "cut.overdue", "held", s.n.now-s.hold.since)
 		s.n.eff.Wake = true
 	}

@@ -221,7 +221,11 @@ func (c *captain) settleCut(g *cluster.Group, w *groupWatch, confirmed bool) {
 	}
 	for n := g.Committed + 1; n < k.target; n++ {
 		if _, decided := g.Verdict(n); !decided {
-			c.n.Propose(cluster.Command{Verdict: &cluster.Verdict{Group: g.ID, Set: n, Cut: cut && n >= highest && k.together(g, n)}})
+			one := cut && n >= highest && k.together(g, n)
+			c.n.Propose(cluster.Command{Verdict: &cluster.Verdict{Group: g.ID, Set: n, Cut: one}})
+			if !one {
+				c.n.event(g.ID, "cut.void", "set", n)
+			}
 		}
 	}
 	k.stage, k.at = cutIdle, c.n.now

@@ -20,6 +20,7 @@ type Effects struct {
 	Release  []any      // payload handles given to Submit that are not needed any more
 	Wake     bool       // something that a waiting writer, sender or copier looks at has changed
 	Events   []Event
+	Holds    []Hold // cuts that this agent stood still for as a primary: for its metrics
 }
 
 // Envelope is a message and where it goes.

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -57,5 +58,27 @@ func TestLateAck(t *testing.T) {
 	}
 	if s.acked(2, 7) {
 		t.Error("an ack counted twice")
+	}
+}
+
+// TestAppliedIsHeld: an update whose ack was lost is held when its set is applied. Nobody is assigned to it any more, so it
+// could never be sent again, and what a sync group acknowledges would stand still.
+func TestAppliedIsHeld(t *testing.T) {
+	n, err := New(DefaultConfig(1, 1), Bootstrap(cluster.New("test"), []wire.AgentID{1}), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.state.Groups[1] = &cluster.Group{
+		ID: 1, Phase: cluster.Replicating, Applied: 4, Volumes: map[wire.VolumeID]*cluster.Volume{1: {ID: 1, Primary: 1}},
+		Incs: []*cluster.Incarnation{{ID: 9, Primary: 1, First: 1}},
+	}
+	s := &source{n: n, group: 1, inc: 9, open: 5, next: 4, marks: []markHeld{{seq: 2, set: 4}}}
+	for seq, set := range map[wire.Seq]wire.Set{1: 3, 2: 4, 3: 5} {
+		s.pending = append(s.pending, &item{u: wire.Update{Seq: seq}, set: set, handle: seq})
+	}
+	slices.SortFunc(s.pending, func(a, b *item) int { return int(a.u.Seq) - int(b.u.Seq) })
+	s.stateChanged()
+	if s.heldUpTo() != 2 || s.heldSet != 4 || len(n.eff.Release) != 2 {
+		t.Errorf("held up to %d, sets up to %d, %d payloads released", s.heldUpTo(), s.heldSet, len(n.eff.Release))
 	}
 }

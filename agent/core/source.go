@@ -271,6 +271,7 @@ func (s *source) stateChanged() {
 	if s.inc == 0 {
 		return
 	}
+	s.appliedIsHeld(g.Applied)
 	if s.view != n.state.View || s.members != n.state.MembersAt {
 		s.view, s.members = n.state.View, n.state.MembersAt
 		s.reassign()
@@ -278,6 +279,17 @@ func (s *source) stateChanged() {
 	if s.open == 0 {
 		s.openFirst(g)
 	}
+}
+
+// appliedIsHeld marks what is applied held: its ack may be lost, and nobody can be sent it any more.
+func (s *source) appliedIsHeld(applied wire.Set) {
+	for _, it := range s.pending {
+		if it.set > applied {
+			break
+		}
+		it.held = true
+	}
+	s.advance()
 }
 
 func (s *source) tick() {

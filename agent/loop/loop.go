@@ -34,6 +34,7 @@ type Sinks struct {
 	Release  func([]any)
 	Wake     func()
 	Events   func([]core.Event)
+	Holds    func([]core.Hold)
 
 	// SaveRaft makes a Ready durable; it may block. Its error stops the agent: without a control log nothing is safe.
 	SaveRaft func(core.Ready) error
@@ -108,6 +109,7 @@ func (l *Loop) View(f func(n *core.Node)) {
 func (l *Loop) hand(e core.Effects) {
 	s := &l.sinks
 	give(s.Events, e.Events)
+	give(s.Holds, e.Holds)
 	give(s.Release, e.Release)
 	if e.Wipe && s.Wipe != nil {
 		s.Wipe()

@@ -175,7 +175,21 @@ func (p *Peers) enter(in *incoming) (old *incoming) {
 	at := lane{in.peer, in.kind}
 	old = p.incoming[at]
 	p.incoming[at] = in
+	p.dialNowLocked(in.peer)
 	return old
+}
+
+// dialNowLocked ends the pauses before the next dials to a peer: it has just been heard of, so it runs, and does not
+// have to wait for what grew while it did not. p.mu is held.
+func (p *Peers) dialNowLocked(peer wire.AgentID) {
+	for at, l := range p.links {
+		if at.peer == peer {
+			l.mu.Lock()
+			l.downUntil = time.Time{}
+			l.mu.Unlock()
+			l.signal()
+		}
+	}
 }
 
 // leave takes a connection off the books.

@@ -218,6 +218,30 @@ func TestReconnect(t *testing.T) {
 	within(t, "message", b.messages)
 }
 
+// A peer that comes back is dialed as soon as it is heard of, however long it was away.
+func TestBackAgain(t *testing.T) {
+	c := newCluster(t)
+	a := c.start(1, func(o *peers.Options) { o.Limits.BackoffMin, o.Limits.BackoffMax = time.Hour, time.Hour })
+	b := c.start(2, nil)
+	b.kill()
+	if err := a.SendFrame(2, wire.Route{}, body(1, 100), nil); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "disconnect after a failed dial", a.disconnected)
+	if err := a.SendFrame(2, wire.Route{}, body(1, 100), nil); !errors.Is(err, peers.ErrUnreachable) {
+		t.Fatalf("while nobody is there: %v", err)
+	}
+	b = c.start(2, nil)
+	b.SendMessage(1, status(1))
+	within(t, "message", a.messages)
+	if err := a.SendFrame(2, wire.Route{No: 9}, body(9, 100), nil); err != nil {
+		t.Fatal(err)
+	}
+	if g := within(t, "frame", b.frames); g.route.No != 9 {
+		t.Errorf("frame %d arrived", g.route.No)
+	}
+}
+
 func raftMessage(from, to uint64, kind raftpb.MessageType, data int) *raftpb.Message {
 	m := &raftpb.Message{From: new(from), To: new(to), Type: kind.Enum(), Term: new(uint64(3)), Index: new(uint64(data))}
 	switch {

@@ -16,8 +16,8 @@ import (
 // Sender takes frames to components; package peers has one.
 type Sender interface {
 	// SendFrame queues a frame. The body is not copied: release is called exactly once, from any goroutine and perhaps
-	// before SendFrame returns, when it is written or dropped.
-	SendFrame(to wire.AgentID, r wire.Route, body []byte, release func())
+	// before SendFrame returns, when it is written or dropped. An error says that it was dropped at once.
+	SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) error
 }
 
 // RoomWaiter is what a Sender also implements if it can say when a frame would not be refused. A frame is then taken out

@@ -26,7 +26,7 @@ func (h *host) WaitRoom(ctx context.Context, _ wire.AgentID) error {
 }
 
 // SendFrame is the link.
-func (h *host) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) {
+func (h *host) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) error {
 	raw := bytes.Clone(body)
 	clear(body) // who used the memory after release would be seen
 	release()
@@ -34,7 +34,7 @@ func (h *host) SendFrame(to wire.AgentID, r wire.Route, body []byte, release fun
 	down := h.w.linkDown
 	h.w.mu.Unlock()
 	if down {
-		return
+		return nil
 	}
 	b, err := wire.ParseBody(raw)
 	if err == nil {
@@ -42,7 +42,7 @@ func (h *host) SendFrame(to wire.AgentID, r wire.Route, body []byte, release fun
 	}
 	if err != nil || to != 1 {
 		h.w.t.Errorf("frame to %d: %v", to, err)
-		return
+		return nil
 	}
 	for i := range b.Updates {
 		if err := b.Updates[i].Verify(b.Group, b.Incarnation); err != nil {
@@ -50,6 +50,7 @@ func (h *host) SendFrame(to wire.AgentID, r wire.Route, body []byte, release fun
 		}
 	}
 	h.loop.Do(func(n *core.Node, now time.Duration) { n.ReceiveFrame(now, 1, r, b) })
+	return nil
 }
 
 // runJournal answers stores.

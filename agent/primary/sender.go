@@ -155,7 +155,8 @@ func (s *sender) send(out *core.Outgoing) {
 	s.p.sentFrames.Add(1)
 	s.p.sentRaw.Add(out.Bytes)
 	s.p.sentBytes.Add(n)
-	s.p.sender.SendFrame(s.to, out.Route, body, func() {
+	// What is refused the node sends again like what is lost: seldom, for a frame is taken only when there is room.
+	_ = s.p.sender.SendFrame(s.to, out.Route, body, func() {
 		s.p.bodies.Put(buf)
 		s.window.released(n, time.Since(sent))
 		kick(s.room)

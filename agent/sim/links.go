@@ -95,14 +95,14 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 	}
 }
 
-// mayPart reports whether two hosts may stay apart: updates find a way over another component that stays, or, of two
-// components in a settled view, one is declared lost. Two that hold the only copies of something wait for the link.
+// mayPart reports whether two hosts may stay apart: updates find a way over another component that stays.
+// Of two that are left one is declared lost, unless they hold the only copies of something: then they wait for the link.
 func (w *World) mayPart(a, b *host) bool {
 	st := w.newest()
 	eligible := len(st.Eligible())
 	switch {
 	case a.backup && b.backup:
-		return eligible >= 3 || (st.Settled == st.View && eligible == len(st.Members) && w.othersWell(nil))
+		return eligible >= 3
 	case a.backup || b.backup:
 		return eligible >= 2
 	}

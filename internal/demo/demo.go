@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"flotilla/agent/api"
-	"flotilla/internal/process"
+	"flotilla/internal/fleet"
 	"flotilla/internal/workload"
 )
 
@@ -22,7 +22,7 @@ type run struct {
 	dir     string
 	seed    uint64
 	fail    context.CancelCauseFunc
-	fleet   *fleet
+	fleet   *agents
 	clients *workload.Clients
 	volumes []*workload.Volume
 	sources []string // paths, of the volumes in order
@@ -31,7 +31,7 @@ type run struct {
 	images  []*os.File
 	rpo     []float64
 	captain string // as last seen before the disaster
-	killed  *host
+	killed  *fleet.Host
 	dead    time.Time // of the primaries
 	figures Figures
 }
@@ -104,7 +104,7 @@ func (r *run) close() error {
 		if r.clients != nil {
 			r.clients.Doom()
 		}
-		errs = append(errs, r.fleet.close()) // before the clients: a dead server answers at once
+		errs = append(errs, r.fleet.Close()) // before the clients: a dead server answers at once
 	}
 	if r.clients != nil {
 		r.clients.Close()
@@ -129,9 +129,9 @@ func (r *run) guilty(err error, explained bool) {
 	if explained || errors.Is(err, ErrDiffers) || errors.Is(err, ErrOptions) || r.fleet == nil {
 		return
 	}
-	for _, h := range r.fleet.all() {
-		if h.process != nil && h != r.killed {
-			r.n.raw(fmt.Sprintf("\n--- end of the log of %s\n%s\n", h.name, process.Tail(h.log)))
+	for _, h := range r.fleet.Hosts {
+		if h.Started() && h != r.killed {
+			r.n.raw(fmt.Sprintf("\n--- end of the log of %s\n%s\n", h.Name, h.Tail()))
 		}
 	}
 	if !r.o.Keep {
@@ -141,7 +141,7 @@ func (r *run) guilty(err error, explained bool) {
 
 // status asks for the cluster, and notes what belongs to the figures.
 func (r *run) status(ctx context.Context) (*api.Status, *api.Group, error) {
-	s, err := r.fleet.status(ctx)
+	s, err := r.fleet.secondary.Status(ctx)
 	if err != nil || s == nil {
 		return nil, nil, err
 	}
@@ -162,7 +162,7 @@ func (r *run) status(ctx context.Context) (*api.Status, *api.Group, error) {
 func (r *run) prepare(ctx context.Context) error {
 	r.n.title("Making two volumes")
 	var err error
-	if r.fleet, err = newFleet(r.o.Program, r.dir, r.o.Components, r.fail); err != nil {
+	if r.fleet, err = newAgents(r.o, r.dir, r.fail); err != nil {
 		return err
 	}
 	r.clients = workload.NewClients(r.seed)
@@ -174,7 +174,7 @@ func (r *run) prepare(ctx context.Context) error {
 			layouts[0] = workload.LayoutAround(first.length, r.o.Size)
 		}
 	} else {
-		first, err = madeImage(ctx, r.fleet.spawn, r.dir, plain.Image)
+		first, err = madeImage(ctx, r.fleet.Spawn, r.dir, plain.Image)
 	}
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 		v := r.volumes[i]
-		r.n.say("Volume %s of %s, %s: %s.", v.Name, r.fleet.primaries[i].name, bytesText(v.Layout.Size), im.about)
+		r.n.say("Volume %s of %s, %s: %s.", v.Name, r.fleet.primaries[i].Name, bytesText(v.Layout.Size), im.about)
 	}
 	return nil
 }
@@ -228,10 +228,10 @@ func (r *run) assemble(ctx context.Context) error {
 	at := time.Now()
 	count := 0
 	p := r.n.progress("started")
-	if err := r.fleet.assemble(ctx, func(h *host) { count++; p.joining(count, r.figures.Agents) }); err != nil {
+	if err := r.fleet.Assemble(ctx, func(*fleet.Host) { count++; p.joining(count, r.figures.Agents) }); err != nil {
 		return err
 	}
-	err := process.Until(ctx, stepTime, "every component is in the view", func(ctx context.Context) (bool, error) {
+	err := fleet.Until(ctx, fleet.StepTime, "every component is in the view", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		return s != nil && members(s) == r.o.Components, err
 	})
@@ -239,7 +239,7 @@ func (r *run) assemble(ctx context.Context) error {
 		return err
 	}
 	r.n.say("%s founded the cluster; the others joined it with one token each. Everything between them is TLS with certificates of their own. (%s)",
-		r.fleet.components[0].name, seconds(time.Since(at)))
+		r.fleet.components[0].Name, seconds(time.Since(at)))
 	return nil
 }
 

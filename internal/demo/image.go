@@ -14,7 +14,7 @@ import (
 	"syscall"
 
 	"flotilla/blockdev"
-	"flotilla/internal/process"
+	"flotilla/internal/fleet"
 )
 
 // Of the machine's files, this many bytes and files are put into the file system at most.
@@ -81,7 +81,7 @@ func isExt4(path string) bool {
 }
 
 // madeImage makes a file system out of files of this machine, with the first tool that is there.
-func madeImage(ctx context.Context, spawn *process.Spawner, dir string, length int64) (image, error) {
+func madeImage(ctx context.Context, spawn *fleet.Spawner, dir string, length int64) (image, error) {
 	files := filepath.Join(dir, "files")
 	from, count, err := gather(files, length/2)
 	if err != nil {
@@ -91,13 +91,13 @@ func madeImage(ctx context.Context, spawn *process.Spawner, dir string, length i
 	path := filepath.Join(dir, "image")
 	about := fmt.Sprintf("with %d files of %s", count, from)
 	if tool := findTool("mkfs.ext4"); tool != "" {
-		if _, err := spawn.Run(ctx, tool, "-q", "-F", "-b", "4096", "-m", "0", "-d", files, path, fmt.Sprintf("%dk", length/1024)); err != nil {
+		if _, err := spawn.Run(ctx, nil, tool, "-q", "-F", "-b", "4096", "-m", "0", "-d", files, path, fmt.Sprintf("%dk", length/1024)); err != nil {
 			return image{}, err
 		}
 		return image{path: path, length: length, about: "an ext4 file system " + about, ext4: true}, nil
 	}
 	if tool := findTool("mksquashfs"); tool != "" {
-		if _, err := spawn.Run(ctx, tool, files, path, "-quiet", "-no-progress", "-noappend"); err != nil {
+		if _, err := spawn.Run(ctx, nil, tool, files, path, "-quiet", "-no-progress", "-noappend"); err != nil {
 			return image{}, err
 		}
 		return sized(path, length, "a squashfs file system "+about)

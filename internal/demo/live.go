@@ -4,11 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"syscall"
 	"time"
 
 	"flotilla/agent/api"
-	"flotilla/internal/process"
+	"flotilla/internal/fleet"
 	"flotilla/internal/workload"
 )
 
@@ -22,37 +21,40 @@ const (
 const (
 	setsBeforeKill = 5               // committed after the first copy
 	settle         = 2 * time.Second // of writing after the takeover
-	stretch        = stepTime        // for what has no time of its own
+	breath         = fleet.AskEvery  // between two looks while time passes
+	stretch        = fleet.StepTime  // for what has no time of its own
 )
 
 // replicate makes the group, lets clients write, and follows the first copy.
 func (r *run) replicate(ctx context.Context) error {
 	r.n.title("The first copy, while clients write")
-	socket := r.fleet.secondary.socket()
-	if _, err := r.fleet.command(ctx, "group", "create", groupName, "--period", period, "--portion-size", portionSize, "--socket", socket); err != nil {
+	socket := r.fleet.secondary.Socket()
+	if _, err := r.fleet.Command(ctx, "group", "create", groupName, "--period", period, "--portion-size", portionSize, "--socket", socket); err != nil {
 		return err
 	}
 	at := time.Now()
 	for i, v := range r.volumes {
-		_, err := r.fleet.command(ctx, "volume", "create", groupName+"/"+v.Name, "--primary", r.fleet.primaries[i].name, "--source", r.sources[i],
-			"--secondary", r.fleet.secondary.name, "--target", r.targets[i], "--socket", socket)
+		_, err := r.fleet.Command(ctx, "volume", "create", groupName+"/"+v.Name, "--primary", r.fleet.primaries[i].Name, "--source", r.sources[i],
+			"--secondary", r.fleet.secondary.Name, "--target", r.targets[i], "--socket", socket)
 		if err != nil {
 			return err
 		}
 		r.figures.CopyBytes += v.Layout.Size
 	}
-	wait, cancel := context.WithTimeoutCause(ctx, stepTime, process.ErrTooLong)
+	wait, cancel := context.WithTimeoutCause(ctx, fleet.StepTime, fleet.ErrTooLong)
 	defer cancel()
 	for i, v := range r.volumes {
-		if err := r.clients.Connect(wait, r.fleet.primaries[i].nbd, groupName+"/"+v.Name); err != nil {
+		d, err := r.fleet.primaries[i].Dial(wait, groupName+"/"+v.Name)
+		if err != nil {
 			return err
 		}
+		r.clients.Use(d)
 	}
 	r.clients.Start(ctx, r.volumes, r.fail)
 	r.n.say("Three clients write over NBD: one on each volume, and one that writes a chain of records across both hosts: record after record, by turns "+
 		"here and there, each only when the one before was acknowledged. The group makes a consistent set every %s.", period)
 	bar := r.n.progress("first copy")
-	err := process.Until(ctx, stretch+time.Duration(r.figures.CopyBytes/mib)*time.Second, "the first copy is whole", func(ctx context.Context) (bool, error) {
+	err := fleet.Until(ctx, stretch+time.Duration(r.figures.CopyBytes/mib)*time.Second, "the first copy is whole", func(ctx context.Context) (bool, error) {
 		_, g, err := r.status(ctx)
 		if err != nil || g == nil {
 			return false, err
@@ -98,23 +100,23 @@ func (r *run) loseComponent(ctx context.Context) error {
 	}
 	r.clients.TakeSlowest()
 	at := time.Now()
-	if err := r.killed.process.Kill(); err != nil {
+	if err := r.killed.Kill(); err != nil {
 		return err
 	}
 	captain := ""
-	if s.Captain == r.killed.name {
+	if s.Captain == r.killed.Name {
 		captain = ", the cluster's captain,"
 	}
 	if r.o.Components == 1 {
-		r.n.say("SIGKILL to %s%s in the middle of the writing. It is the only component: it is started again and goes on with its journal.", r.killed.name, captain)
-		if err := r.fleet.start(ctx, r.killed); err != nil {
+		r.n.say("SIGKILL to %s%s in the middle of the writing. It is the only component: it is started again and goes on with its journal.", r.killed.Name, captain)
+		if err := r.fleet.Start(ctx, r.killed); err != nil {
 			return err
 		}
 	} else {
-		r.n.say("SIGKILL to %s%s in the middle of the writing. It owned %.0f%% of what was not yet applied. It stays dead.", r.killed.name, captain, r.figures.KilledShare)
+		r.n.say("SIGKILL to %s%s in the middle of the writing. It owned %.0f%% of what was not yet applied. It stays dead.", r.killed.Name, captain, r.figures.KilledShare)
 	}
-	t := &takeover{killed: r.killed.name, returns: r.o.Components == 1, restarted: time.Now(), calm: map[string]bool{}}
-	err = process.Until(ctx, stretch, "the other components have taken over", func(ctx context.Context) (bool, error) {
+	t := &takeover{killed: r.killed.Name, returns: r.o.Components == 1, restarted: time.Now(), calm: map[string]bool{}}
+	err = fleet.Until(ctx, stretch, "the other components have taken over", func(ctx context.Context) (bool, error) {
 		s, g, err := r.status(ctx)
 		return s != nil && g != nil && t.done(s, g), err
 	})
@@ -138,7 +140,7 @@ func (r *run) loseComponent(ctx context.Context) error {
 func (r *run) victim(ctx context.Context) (last *api.Status, err error) {
 	owned := map[string]int64{}
 	looks := 0
-	err = process.Until(ctx, stepTime, "the components report their shares", func(ctx context.Context) (bool, error) {
+	err = fleet.Until(ctx, fleet.StepTime, "the components report their shares", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		if s == nil {
 			return false, err
@@ -157,18 +159,18 @@ func (r *run) victim(ctx context.Context) (last *api.Status, err error) {
 	}
 	var all int64
 	for _, h := range r.fleet.components {
-		if all += owned[h.name]; r.killed == nil || owned[h.name] > owned[r.killed.name] {
+		if all += owned[h.Name]; r.killed == nil || owned[h.Name] > owned[r.killed.Name] {
 			r.killed = h
 		}
 	}
-	r.figures.Killed, r.figures.KilledShare = r.killed.name, 100*float64(owned[r.killed.name])/float64(max(all, 1))
+	r.figures.Killed, r.figures.KilledShare = r.killed.Name, 100*float64(owned[r.killed.Name])/float64(max(all, 1))
 	return last, nil
 }
 
 // sets waits until so many more sets are committed.
 func (r *run) sets(ctx context.Context, more uint64) error {
 	var first *uint64
-	return process.Until(ctx, stepTime, "sets are committed", func(ctx context.Context) (bool, error) {
+	return fleet.Until(ctx, fleet.StepTime, "sets are committed", func(ctx context.Context) (bool, error) {
 		_, g, err := r.status(ctx)
 		if g == nil {
 			return false, err
@@ -228,21 +230,21 @@ func (r *run) disaster(ctx context.Context) error {
 		return err
 	}
 	for _, h := range r.fleet.primaries {
-		sent, err := sentBytes(ctx, h.api)
+		sent, err := sentBytes(ctx, h)
 		if err != nil {
-			return fmt.Errorf("ask %s what it sent: %w", h.name, err)
+			return fmt.Errorf("ask %s what it sent: %w", h.Name, err)
 		}
 		r.figures.SentBytes += sent
 	}
 	r.clients.Doom()
 	for _, h := range r.fleet.primaries { // both, before one is waited for
-		if err := h.process.Signal(syscall.SIGKILL); err != nil {
+		if err := h.Doom(); err != nil {
 			return err
 		}
 	}
 	r.dead = time.Now()
 	for _, h := range r.fleet.primaries {
-		if err := h.process.Kill(); err != nil {
+		if err := h.Kill(); err != nil {
 			return err
 		}
 	}
@@ -267,7 +269,7 @@ func (r *run) disaster(ctx context.Context) error {
 func (r *run) writeOn(ctx context.Context) error {
 	end := time.Now().Add(max(settle, r.o.Run-r.clients.Now()))
 	r.n.say("The clients write on for %s.", seconds(time.Until(end)))
-	return process.Until(ctx, time.Until(end)+stretch, "the clients have written long enough", func(ctx context.Context) (bool, error) {
+	return fleet.Until(ctx, time.Until(end)+stretch, "the clients have written long enough", func(ctx context.Context) (bool, error) {
 		_, _, err := r.status(ctx)
 		return time.Now().After(end), err
 	})
@@ -276,7 +278,7 @@ func (r *run) writeOn(ctx context.Context) error {
 // votersElsewhere waits until most of those who vote on the cluster's state will outlive the primaries. After a loss
 // the captain needs a moment to replace a voter.
 func (r *run) votersElsewhere(ctx context.Context) error {
-	return process.Until(ctx, stepTime, "most voters are outside the primaries' site", func(ctx context.Context) (bool, error) {
+	return fleet.Until(ctx, fleet.StepTime, "most voters are outside the primaries' site", func(ctx context.Context) (bool, error) {
 		s, _, err := r.status(ctx)
 		if s == nil {
 			return false, err
@@ -287,11 +289,21 @@ func (r *run) votersElsewhere(ctx context.Context) error {
 				continue
 			}
 			voters++
-			gone := slices.ContainsFunc(r.fleet.primaries, func(h *host) bool { return h.name == a.Name })
-			if !gone && (a.Name != r.killed.name || r.o.Components == 1) {
+			gone := slices.ContainsFunc(r.fleet.primaries, func(h *fleet.Host) bool { return h.Name == a.Name })
+			if !gone && (a.Name != r.killed.Name || r.o.Components == 1) {
 				stay++
 			}
 		}
 		return 2*stay > voters, nil
 	})
+}
+
+// sentBytes asks an agent how many bytes of updates it has sent; frames of updates are the kind data.
+func sentBytes(ctx context.Context, h *fleet.Host) (int64, error) {
+	m, err := h.Metrics(ctx)
+	if err != nil {
+		return 0, err
+	}
+	sent, err := m.Sum("flotilla_peer_sent_bytes_total", `kind="data"`)
+	return int64(sent), err
 }

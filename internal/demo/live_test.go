@@ -39,19 +39,6 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-func TestSumSent(t *testing.T) {
-	text := "# HELP x\nflotilla_peer_sent_bytes_total{kind=\"data\",peer=\"a\"} 1.5e+06\n" +
-		"flotilla_peer_sent_bytes_total{kind=\"raft\",peer=\"a\"} 7\nflotilla_peer_sent_bytes_total{kind=\"data\",peer=\"b\"} 20\n"
-	if n, err := sumSent(strings.NewReader(text)); err != nil || n != 1500020 {
-		t.Errorf("%d, %v", n, err)
-	}
-	for _, bad := range []string{"", "other 1\n", "flotilla_peer_sent_bytes_total{kind=\"data\"} x\n"} {
-		if _, err := sumSent(strings.NewReader(bad)); err == nil {
-			t.Errorf("%q was taken", bad)
-		}
-	}
-}
-
 func TestOptions(t *testing.T) {
 	good := Options{Program: "p", Out: io.Discard}
 	if o, err := good.withDefaults(); err != nil || o.Components != 3 || o.Size != 64*mib {

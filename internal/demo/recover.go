@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"flotilla/agent/api"
-	"flotilla/internal/process"
+	"flotilla/internal/fleet"
 	"flotilla/internal/workload"
 	"flotilla/nbd/nbdclient"
 )
@@ -20,10 +20,10 @@ import (
 // promote asks what would be lost, and promotes the secondary.
 func (r *run) promote(ctx context.Context) error {
 	r.n.title("The secondary is promoted")
-	socket := r.fleet.secondary.socket()
+	socket := r.fleet.secondary.Socket()
 	at := time.Now()
 	captain := ""
-	err := process.Until(ctx, stepTime, "there is a captain", func(ctx context.Context) (bool, error) { // a dead one is replaced within seconds
+	err := fleet.Until(ctx, fleet.StepTime, "there is a captain", func(ctx context.Context) (bool, error) { // a dead one is replaced within seconds
 		s, _, err := r.status(ctx)
 		if s != nil {
 			captain = s.Captain
@@ -33,10 +33,10 @@ func (r *run) promote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(r.fleet.primaries, func(h *host) bool { return h.name == r.captain }) {
+	if slices.ContainsFunc(r.fleet.primaries, func(h *fleet.Host) bool { return h.Name == r.captain }) {
 		r.n.say("The captain, %s, was among the dead; the others elected %s.", r.captain, captain)
 	}
-	text, err := r.fleet.command(ctx, "promote", groupName, "--plan", "--json", "--socket", socket)
+	text, err := r.fleet.Command(ctx, "promote", groupName, "--plan", "--json", "--socket", socket)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (r *run) promote(ctx context.Context) error {
 	if plan.Point != nil {
 		r.n.say("`flotilla promote %s --plan` says before anything is done: %s.", groupName, planText(&plan))
 	}
-	text, err = r.fleet.command(ctx, "promote", groupName, "--json", "--wait", stepTime.String(), "--socket", socket)
+	text, err = r.fleet.Command(ctx, "promote", groupName, "--json", "--wait", fleet.StepTime.String(), "--socket", socket)
 	if err != nil {
 		return err
 	}
@@ -98,8 +98,8 @@ func (r *run) compare(ctx context.Context) error {
 	p := &workload.Proof{Run: r.seed}
 	var prefixes []workload.Prefix
 	for i, v := range r.volumes {
-		wait, cancel := context.WithTimeoutCause(ctx, stepTime, process.ErrTooLong)
-		d, err := workload.Dial(wait, r.fleet.secondary.nbd, groupName+"/"+v.Name)
+		wait, cancel := context.WithTimeoutCause(ctx, fleet.StepTime, fleet.ErrTooLong)
+		d, err := r.fleet.secondary.Dial(wait, groupName+"/"+v.Name)
 		cancel()
 		if err != nil {
 			return err
@@ -107,7 +107,7 @@ func (r *run) compare(ctx context.Context) error {
 		found, err := p.Volume(ctx, v, d)
 		if err == nil {
 			r.n.say("%s: all %s are exactly what %s had at that cut: its image, then %d of %d updates of its writer and %d of %d records of the chain, and not a byte of a later one.",
-				v.Name, bytesText(v.Layout.Size), r.fleet.primaries[i].name, found[0].K, found[0].N, found[1].K, found[1].N)
+				v.Name, bytesText(v.Layout.Size), r.fleet.primaries[i].Name, found[0].K, found[0].N, found[1].K, found[1].N)
 		}
 		if err == nil && i == 0 && r.ext4 > 0 {
 			err = r.checkFilesystem(ctx, d)
@@ -161,7 +161,7 @@ func (r *run) checkFilesystem(ctx context.Context, d *nbdclient.Client) (err err
 		r.n.say("(e2fsck, of the package e2fsprogs, is not installed: the file system is compared, but not checked.)")
 		return nil
 	}
-	if _, err := r.fleet.spawn.Run(ctx, tool, "-fn", filepath.Join(r.dir, "image")); err != nil {
+	if _, err := r.fleet.Spawn.Run(ctx, nil, tool, "-fn", filepath.Join(r.dir, "image")); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (r *run) checkFilesystem(ctx context.Context, d *nbdclient.Client) (err err
 	if err := r.fetch(ctx, d, path); err != nil {
 		return err
 	}
-	if text, err := r.fleet.spawn.Run(ctx, tool, "-fn", path); err != nil {
+	if text, err := r.fleet.Spawn.Run(ctx, nil, tool, "-fn", path); err != nil {
 		return fmt.Errorf("%w: e2fsck finds the recovered file system damaged: %w: %s", ErrDiffers, err, text)
 	}
 	r.n.say("e2fsck finds the recovered ext4 file system clean.")

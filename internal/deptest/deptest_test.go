@@ -55,13 +55,14 @@ var allowed = map[string][]string{
 	// The daemon and its command line.
 	"agent/api":         {},
 	"agent":             {"agent/…", "blockdev", "nbd", "wire/…"},
-	"internal/process":  {},
+	"internal/fleet":    {"agent/api", "nbd/nbdclient"},
 	"internal/workload": {"nbd/nbdclient"},
-	"internal/demo":     {"agent/api", "blockdev", "internal/process", "internal/workload", "nbd/nbdclient"},
+	"internal/demo":     {"agent/api", "blockdev", "internal/fleet", "internal/workload", "nbd/nbdclient"},
 	"cmd/flotilla":      {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
-	"internal/nettest":  {"agent/api", "internal/process", "internal/workload"},
+	"internal/nettest":  {"agent/api", "internal/fleet", "internal/workload"},
 	"internal/deptest":  {},
 	"scripts/bench":     {"agent/api"},
+	"scripts/measure":   {"agent/api", "internal/fleet", "nbd/nbdclient"},
 }
 
 // testOnly are packages that only tests, and each other, may import.

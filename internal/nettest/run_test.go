@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"flotilla/agent/api"
-	"flotilla/internal/process"
+	"flotilla/internal/fleet"
 	"flotilla/internal/workload"
 )
 
@@ -32,7 +32,9 @@ func testMain(m *testing.M) int {
 	var stop context.CancelFunc
 	interrupted, stop = signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if why := unable(); why != "" {
+	spawn := fleet.NewSpawner()
+	defer spawn.Close()
+	if why := unable(interrupted, spawn); why != "" {
 		if os.Getenv("FLOTILLA_REQUIRE_TOOLS") == "1" {
 			fmt.Println("nettest:", why)
 			return 1
@@ -47,10 +49,8 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	built = filepath.Join(dir, "flotilla")
-	spawn := process.NewSpawner()
-	defer spawn.Close()
-	if _, err = spawn.Run(interrupted, "env", "CGO_ENABLED=0", "go", "build", "-o", built, "flotilla/cmd/flotilla"); err == nil {
-		err = sweep(interrupted, spawn)
+	if _, err = spawn.Run(interrupted, nil, "env", "CGO_ENABLED=0", "go", "build", "-o", built, "flotilla/cmd/flotilla"); err == nil {
+		err = sweep()
 	}
 	if err != nil {
 		fmt.Println("nettest:", err)
@@ -60,34 +60,35 @@ func testMain(m *testing.M) int {
 }
 
 // unable says why the tests cannot run here. What the kernel can do is tried, not read off its version.
-func unable() string {
-	if os.Geteuid() != 0 {
-		return "network namespaces need root"
-	}
+func unable(ctx context.Context, spawn *fleet.Spawner) string {
 	for program, pkg := range map[string]string{"ip": "iproute2", "tc": "iproute2", "nft": "nftables"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Sprintf("%s is missing: install the Debian package %s, or run scripts/test-deps.sh", program, pkg)
 		}
 	}
-	name := fmt.Sprintf("%s%d-probe", leftPrefix, os.Getpid())
-	defer func() { _ = exec.Command("ip", "netns", "delete", name).Run() }()
-	for _, try := range []string{
-		"ip netns add " + name,
-		"ip -n " + name + " link add br0 type bridge",
-		"ip -n " + name + " link add v0 type veth peer name v1",
-		"tc -n " + name + " qdisc add dev v0 root tbf rate 20mbit burst 64kb latency 200ms",
-		"ip netns exec " + name + " nft 'add table inet f; add chain inet f i { type filter hook input priority 0; }; add rule inet f i ip saddr { 10.0.0.1 } drop'",
-	} {
-		if out, err := exec.Command("sh", "-c", try).CombinedOutput(); err != nil {
-			return fmt.Sprintf("`%s`: %v: %s", try, err, out)
-		}
+	if err := tryNetwork(ctx, spawn); err != nil {
+		return err.Error()
 	}
 	return ""
 }
 
+// tryNetwork makes a network with a slow link and a cut.
+func tryNetwork(ctx context.Context, spawn *fleet.Spawner) (err error) {
+	n, err := newNetwork(ctx, spawn)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	x, err := n.Attach(ctx, "x", mainLAN)
+	if err != nil {
+		return err
+	}
+	return errors.Join(n.Shape(ctx, x, mainLAN, slowLinkBits), n.cut(ctx, x, x, true))
+}
+
 // run is one cluster's test.
 type run struct {
-	*fleet
+	*cluster
 	t     *testing.T
 	ctx   context.Context
 	began time.Time
@@ -99,14 +100,14 @@ func newRun(t *testing.T, c cast) *run {
 	ctx, fail := context.WithCancelCause(interrupted)
 	r := &run{t: t, ctx: ctx, began: time.Now()}
 	var err error
-	r.fleet, err = newFleet(ctx, built, c, fail)
+	r.cluster, err = newCluster(ctx, built, c, fail)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, h := range r.all() {
-				fmt.Printf("--- end of the log of %s\n%s\n", h.name, process.Tail(h.log))
+				fmt.Printf("--- end of the log of %s\n%s\n", h.Name, h.Tail())
 			}
 		}
 		fail(nil)
@@ -114,7 +115,7 @@ func newRun(t *testing.T, c cast) *run {
 			t.Error(err)
 		}
 	})
-	r.must(r.assemble(ctx))
+	r.must(r.replicate(ctx))
 	r.say("%d components, a primary and a secondary, %d network(s); clients write to two volumes in mode %s", c.components, c.lans, c.mode)
 	return r
 }
@@ -141,7 +142,7 @@ func (r *run) until(limit time.Duration, what string, ok func(s *api.Status, g *
 	r.t.Helper()
 	at := time.Now()
 	var last string
-	err := process.Until(r.ctx, limit, what, func(ctx context.Context) (bool, error) {
+	err := fleet.Until(r.ctx, limit, what, func(ctx context.Context) (bool, error) {
 		s, g, err := r.status(ctx)
 		if ctx.Err() != nil {
 			return false, nil
@@ -223,7 +224,7 @@ func (r *run) calm(limit time.Duration) time.Duration {
 func (r *run) pass(d time.Duration) {
 	r.t.Helper()
 	end := time.Now().Add(d)
-	r.must(process.Until(r.ctx, d+stepTime, "time passes", func(context.Context) (bool, error) { return time.Now().After(end), nil }))
+	r.must(fleet.Until(r.ctx, d+stepTime, "time passes", func(context.Context) (bool, error) { return time.Now().After(end), nil }))
 }
 
 // slowest says how long a client had to wait at most since it was asked last.
@@ -234,7 +235,7 @@ func (r *run) slowest() string {
 // finish lets the clients stop in order and waits until everything is committed and applied.
 func (r *run) finish() {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeoutCause(r.ctx, stepTime, process.ErrTooLong)
+	ctx, cancel := context.WithTimeoutCause(r.ctx, stepTime, fleet.ErrTooLong)
 	defer cancel()
 	err := r.clients.Finish(ctx)
 	if err != nil {
@@ -257,7 +258,7 @@ func (r *run) finish() {
 func (r *run) strike() {
 	r.t.Helper()
 	r.clients.Doom()
-	r.must(r.primary.process.Kill())
+	r.must(r.primary.Kill())
 	r.clients.Close()
 	r.say("the primary is killed in the middle of the writing")
 }
@@ -278,7 +279,7 @@ func (r *run) promote(all bool) {
 	var prefixes []workload.Prefix
 	for _, v := range r.volumes {
 		ctx, cancel := context.WithTimeout(r.ctx, stepTime)
-		d, err := workload.Dial(ctx, r.secondary.nbd, groupName+"/"+v.Name)
+		d, err := r.secondary.Dial(ctx, groupName+"/"+v.Name)
 		cancel()
 		r.must(err)
 		found, err := proof.Volume(r.ctx, v, d)

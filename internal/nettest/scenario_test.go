@@ -4,16 +4,16 @@ package nettest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"flotilla/agent/api"
-	"flotilla/internal/process"
+	"flotilla/internal/fleet"
 )
 
 // The agents' limits that faults are measured with.
@@ -52,7 +52,7 @@ func (r *run) another() (h *host) {
 	r.t.Helper()
 	r.until(stepTime, "there is a captain", func(s *api.Status, _ *api.Group) bool {
 		for _, c := range r.components {
-			if c.name != s.Captain {
+			if c.Name != s.Captain {
 				h = c
 			}
 		}
@@ -67,18 +67,18 @@ func componentFaults(r *run) {
 		name string
 		set  func(h *host, cut bool) error
 	}{
-		{"its link is down", func(h *host, cut bool) error { return r.net.link(r.ctx, h.node, mainLAN, !cut) }},
+		{"its link is down", func(h *host, cut bool) error { return r.net.SetLink(r.ctx, h.node, mainLAN, !cut) }},
 		{"it sends and receives nothing", func(h *host, cut bool) error { return r.net.cutAll(r.ctx, h.node, false, true, cut) }},
 		{"it receives and sends nothing", func(h *host, cut bool) error { return r.net.cutAll(r.ctx, h.node, true, false, cut) }},
 	} {
 		h := r.another()
-		r.say("%s: %s", h.name, fault.name)
+		r.say("%s: %s", h.Name, fault.name)
 		r.must(fault.set(h, true))
-		lost := r.member(inTime, h.name, false)
+		lost := r.member(inTime, h.Name, false)
 		again := r.commits(inTime)
-		r.say("%s was declared lost after %.1f s, sets were committed %.1f s later; %s", h.name, lost.Seconds(), again.Seconds(), r.slowest())
+		r.say("%s was declared lost after %.1f s, sets were committed %.1f s later; %s", h.Name, lost.Seconds(), again.Seconds(), r.slowest())
 		r.must(fault.set(h, false))
-		r.say("%s is back: as before after %.1f s", h.name, r.calm(stepTime).Seconds())
+		r.say("%s is back: as before after %.1f s", h.Name, r.calm(stepTime).Seconds())
 	}
 	secondaryCut(r)
 	slowLink(r)
@@ -89,7 +89,7 @@ func componentFaults(r *run) {
 // secondaryCut parts a component from the secondary: it writes what it owns over another.
 func secondaryCut(r *run) {
 	h := r.another()
-	r.say("%s and the secondary do not reach each other", h.name)
+	r.say("%s and the secondary do not reach each other", h.Name)
 	r.must(r.net.cutBoth(r.ctx, h.node, r.secondary.node, true))
 	r.pass(3 * lossAfter)
 	again := r.applies(inTime)
@@ -109,16 +109,16 @@ func slowLink(r *run) {
 	r.must(err)
 	has := (after - before) * 8 / int64(lossAfter.Seconds()) // bits a second; few where the machine is slow
 	rate := min(slowLinkBits, has/3)
-	r.say("%s receives %.1f Mbit/s and has %.1f from now on", h.name, float64(has)/1e6, float64(rate)/1e6)
-	r.must(r.net.slow(r.ctx, h.node, fmt.Sprintf("%dbit", rate)))
-	r.must(process.Until(r.ctx, stepTime, "the primary paces its clients", func(ctx context.Context) (bool, error) {
+	r.say("%s receives %.1f Mbit/s and has %.1f from now on", h.Name, float64(has)/1e6, float64(rate)/1e6)
+	r.must(r.net.Shape(r.ctx, h.node, mainLAN, rate))
+	r.must(fleet.Until(r.ctx, stepTime, "the primary paces its clients", func(ctx context.Context) (bool, error) {
 		return r.event(ctx, r.primary, "overload.pace", at)
 	}))
 	r.say("the primary paces its clients")
 	r.pass(2 * lossAfter)
-	r.until(time.Second, "it is still a member", func(s *api.Status, _ *api.Group) bool { return s.Component(h.name).Member })
-	r.say("%s is still a member; %s", h.name, r.slowest())
-	r.must(r.net.slow(r.ctx, h.node, ""))
+	r.until(time.Second, "it is still a member", func(s *api.Status, _ *api.Group) bool { return s.Component(h.Name).Member })
+	r.say("%s is still a member; %s", h.Name, r.slowest())
+	r.must(r.net.Shape(r.ctx, h.node, mainLAN, 0))
 	r.say("the limit is gone: as before after %.1f s", r.calm(stepTime).Seconds())
 }
 
@@ -127,35 +127,35 @@ func captainFault(r *run) {
 	var old *host
 	r.until(stepTime, "a component is the captain", func(s *api.Status, _ *api.Group) bool {
 		old = r.byName(s.Captain)
-		return old != nil && old.roles == "backup"
+		return old != nil && old.Roles == "backup"
 	})
-	r.say("%s, the captain, is cut off from all others", old.name)
-	r.must(r.net.link(r.ctx, old.node, mainLAN, false))
+	r.say("%s, the captain, is cut off from all others", old.Name)
+	r.must(r.net.SetLink(r.ctx, old.node, mainLAN, false))
 	at := time.Now()
-	r.must(process.Until(r.ctx, inTime, "the old captain claims nothing", func(ctx context.Context) (bool, error) {
-		s, err := old.api.Status(ctx)
-		return err == nil && !s.Complete, reached(err)
+	r.must(fleet.Until(r.ctx, inTime, "the old captain claims nothing", func(ctx context.Context) (bool, error) {
+		s, err := old.API.Status(ctx)
+		return err == nil && !s.Complete, fleet.IgnoreUnreached(err)
 	}))
 	r.say("it has given up after %.1f s", time.Since(at).Seconds())
 	var captain string
 	r.until(inTime, "another is the captain", func(s *api.Status, _ *api.Group) bool {
 		captain = s.Captain
-		return captain != old.name
+		return captain != old.Name
 	})
 	again := r.commits(inTime)
 	r.say("%s is the captain; sets were committed %.1f s later; %s", captain, again.Seconds(), r.slowest())
-	before, err := old.api.Status(r.ctx)
+	before, err := old.API.Status(r.ctx)
 	r.must(err)
 	if _, err := r.command(r.ctx, old, "promote", groupName, "--wait", "3s"); err == nil {
 		r.must(errors.New("the minority has promoted the group"))
 	}
-	after, err := old.api.Status(r.ctx)
+	after, err := old.API.Status(r.ctx)
 	r.must(err)
 	if a, b := before.Group(groupName), after.Group(groupName); after.Complete || a.Committed != b.Committed || a.Applied != b.Applied || b.Phase != "replicating" {
 		r.must(fmt.Errorf("the minority claims something: %s; before: %s", describe(after, b), describe(before, a)))
 	}
-	r.must(r.net.link(r.ctx, old.node, mainLAN, true))
-	r.say("%s is back: as before after %.1f s", old.name, r.calm(stepTime).Seconds())
+	r.must(r.net.SetLink(r.ctx, old.node, mainLAN, true))
+	r.say("%s is back: as before after %.1f s", old.Name, r.calm(stepTime).Seconds())
 	r.strike()
 	r.promote(false)
 }
@@ -164,8 +164,14 @@ func captainFault(r *run) {
 func pairFaults(r *run) {
 	a, b := r.twoOthers()
 	for _, pair := range [][2]*host{{a, b}, {r.primary, a}} {
-		r.say("%s and %s do not reach each other; both reach all others", pair[0].name, pair[1].name)
-		r.apart(pair[:], func(cut bool) error { return r.net.cutBoth(r.ctx, pair[0].node, pair[1].node, cut) })
+		r.say("%s and %s do not reach each other; both reach all others", pair[0].Name, pair[1].Name)
+		r.apart(pair[:], func(cut bool) error {
+			if !cut { // the operator was told while it lasted
+				r.alarmed(pair[0], pair[1], true)
+			}
+			return r.net.cutBoth(r.ctx, pair[0].node, pair[1].node, cut)
+		})
+		r.alarmed(pair[0], pair[1], false)
 	}
 	r.strike()
 	r.promote(false)
@@ -175,7 +181,7 @@ func pairFaults(r *run) {
 func oneWayFaults(r *run) {
 	a, b := r.twoOthers()
 	for _, pair := range [][2]*host{{a, b}, {r.primary, a}, {a, r.primary}} {
-		r.say("nothing comes from %s to %s any more; all other ways are open", pair[0].name, pair[1].name)
+		r.say("nothing comes from %s to %s any more; all other ways are open", pair[0].Name, pair[1].Name)
 		r.apart(pair[1:], func(cut bool) error { return r.net.cut(r.ctx, pair[0].node, pair[1].node, cut) })
 	}
 	r.strike()
@@ -189,7 +195,7 @@ func (r *run) twoOthers() (a, b *host) {
 		a, b = nil, nil
 		for _, c := range r.components {
 			switch {
-			case c.name == s.Captain:
+			case c.Name == s.Captain:
 			case a == nil:
 				a = c
 			default:
@@ -216,13 +222,37 @@ func (r *run) apart(receivers []*host, cut func(cut bool) error) {
 	r.say("all is open: as before after %.1f s", r.calm(stepTime).Seconds())
 }
 
+// alarmed waits until the command line's status has the alarm cut-link for two agents, or has it no more.
+func (r *run) alarmed(a, b *host, want bool) {
+	r.t.Helper()
+	r.must(fleet.Until(r.ctx, inTime, fmt.Sprintf("there is an alarm cut-link for %s and %s: %v", a.Name, b.Name, want), func(ctx context.Context) (bool, error) {
+		text, err := r.command(ctx, r.secondary, "status", "--json")
+		if err != nil {
+			return false, err
+		}
+		var s api.Status
+		if err := json.Unmarshal([]byte(text), &s); err != nil {
+			return false, fmt.Errorf("read status: %w", err)
+		}
+		has := slices.ContainsFunc(s.Alarms, func(x api.Alarm) bool {
+			one, other := a, b
+			if x.Agent == b.Name {
+				one, other = b, a
+			}
+			return x.Name == "cut-link" && x.Agent == one.Name && strings.Contains(x.Text, " "+other.Name+" ")
+		})
+		return s.Complete && has == want, nil
+	}))
+	r.say("there is an alarm cut-link for %s and %s: %v", a.Name, b.Name, want)
+}
+
 // refused makes sure that cuts have cut something.
 func (r *run) refused(receivers ...*host) {
 	r.t.Helper()
 	for _, h := range receivers {
 		n, err := r.net.dropped(r.ctx, h.node)
 		if err == nil && n == 0 {
-			err = fmt.Errorf("%s has refused no packet: the cut has cut nothing", h.name)
+			err = fmt.Errorf("%s has refused no packet: the cut has cut nothing", h.Name)
 		}
 		r.must(err)
 	}
@@ -230,12 +260,12 @@ func (r *run) refused(receivers ...*host) {
 
 // networkFaults takes down the network between components: they go on over the main one, and come back.
 func networkFaults(r *run) {
-	frames := func(lan lan) bool { // whether all frames between components go there
+	frames := func(lan int) bool { // whether all frames between components go there
 		for _, from := range r.components {
 			for _, to := range r.components {
 				at, err := r.reachedAt(from, to)
 				r.must(err)
-				if from != to && at != "" && !strings.HasPrefix(at, to.address[lan]+":") {
+				if from != to && at != "" && !strings.HasPrefix(at, to.node.Addresses[lan]+":") {
 					return false
 				}
 			}
@@ -250,9 +280,9 @@ func networkFaults(r *run) {
 		}
 		return sum
 	}
-	on := func(lan lan, what string) time.Duration {
+	on := func(lan int, what string) time.Duration {
 		at := time.Now()
-		r.must(process.Until(r.ctx, stepTime, what, func(context.Context) (bool, error) { return frames(lan), nil }))
+		r.must(fleet.Until(r.ctx, stepTime, what, func(context.Context) (bool, error) { return frames(lan), nil }))
 		return time.Since(at)
 	}
 	on(componentLAN, "frames between components go over their own network")
@@ -265,7 +295,7 @@ func networkFaults(r *run) {
 	}
 	r.say("frames between components go over their own network, %d MiB meanwhile", (carried()-before)>>20)
 
-	r.must(r.net.all(r.ctx, componentLAN, false))
+	r.must(r.net.SetLAN(r.ctx, componentLAN, false))
 	r.say("the components' network is down")
 	again := r.commits(inTime)
 	r.say("sets were committed %.1f s later; %s", again.Seconds(), r.slowest())
@@ -275,33 +305,24 @@ func networkFaults(r *run) {
 	if n := carried() - before; n != 0 {
 		r.must(fmt.Errorf("a network that is down has carried %d bytes", n))
 	}
-	r.must(r.net.all(r.ctx, componentLAN, true))
+	r.must(r.net.SetLAN(r.ctx, componentLAN, true))
 	r.say("it is up again: frames are back on it after %.1f s", on(componentLAN, "frames between components are back").Seconds())
 	r.until(time.Second, "nobody was lost", func(s *api.Status, _ *api.Group) bool { return s.View == view })
 	r.say("nobody was declared lost; %s", r.slowest())
 
 	h := r.another()
-	r.say("%s has only the components' network left", h.name)
-	r.apart(nil, func(cut bool) error { return r.net.link(r.ctx, h.node, mainLAN, !cut) })
+	r.say("%s has only the components' network left", h.Name)
+	r.apart(nil, func(cut bool) error { return r.net.SetLink(r.ctx, h.node, mainLAN, !cut) })
 	r.finish()
 	r.promote(true)
 }
 
 // reachedAt returns at which address a component has its connection for frames to another, "" while it has none.
 func (r *run) reachedAt(from, to *host) (string, error) {
-	request, err := http.NewRequestWithContext(r.ctx, http.MethodGet, "http://agent/metrics", nil)
-	if err != nil {
-		return "", err
-	}
-	answer, err := from.api.RoundTrip(request)
-	if err != nil {
-		return "", err
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, api.MaxAnswer))
-	for line := range strings.Lines(string(text)) {
+	m, err := from.Metrics(r.ctx)
+	for _, line := range m {
 		rest, ok := strings.CutPrefix(line, "flotilla_peer_connected{address=\"")
-		if address, labels, _ := strings.Cut(rest, "\""); ok && strings.Contains(labels, `kind="data",peer="`+to.name+`"`) {
+		if address, labels, _ := strings.Cut(rest, "\""); ok && strings.Contains(labels, `kind="data",peer="`+to.Name+`"`) {
 			return address, err
 		}
 	}

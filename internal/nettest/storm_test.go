@@ -12,12 +12,12 @@ import (
 
 // The storm: how many rounds it has, and how long one lasts at most.
 const (
-	stormRounds = 6
-	stormRound  = 4 * time.Second
+	stormRounds = 14
+	stormRound  = 7 * time.Second
 )
 
-// storm cuts two ways at random, any two, for a moment that may or may not be enough for a loss to be declared, and then two
-// others. FLOTILLA_SEED repeats the choice, though not the moments.
+// storm cuts three links at random, one way or both, for a moment that may or may not be enough for a loss to be declared, and
+// then three others. FLOTILLA_SEED repeats the choice, though not the moments.
 func storm(r *run) {
 	seed := rand.Uint64()
 	if text := os.Getenv("FLOTILLA_SEED"); text != "" {
@@ -31,16 +31,16 @@ func storm(r *run) {
 	for range stormRounds {
 		var ways [][2]*host
 		text := ""
-		for range 2 {
+		for range 3 {
 			i, j := rng.IntN(len(hosts)), rng.IntN(len(hosts)-1)
 			if j >= i {
 				j++
 			}
 			ways = append(ways, [2]*host{hosts[i], hosts[j]})
-			text += fmt.Sprintf(" %s→%s", hosts[i].name, hosts[j].name)
+			text += fmt.Sprintf(" %s→%s", hosts[i].Name, hosts[j].Name)
 			if rng.IntN(2) == 0 {
 				ways = append(ways, [2]*host{hosts[j], hosts[i]})
-				text += fmt.Sprintf(" %s→%s", hosts[j].name, hosts[i].name)
+				text += fmt.Sprintf(" %s→%s", hosts[j].Name, hosts[i].Name)
 			}
 		}
 		lasts := time.Duration(rng.Int64N(int64(stormRound)))

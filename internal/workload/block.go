@@ -16,7 +16,7 @@ import (
 //	│        │        │        │ number │ of 0–27│                │ and over         │
 //	└────────┴────────┴────────┴────────┴────────┴────────────────┴─────────────────┘
 //
-// run is drawn anew for each demo; the block's number is its offset on the volume in blocks. Half of the block does not
+// run is drawn anew for each set of clients; the block's number is its offset on the volume in blocks. Half of the block does not
 // compress, like the data of many applications.
 const (
 	blockHead  = 32

@@ -18,7 +18,6 @@ const (
 	chainEvery  = 4 * time.Millisecond
 	maxBlocks   = 16 // of one update
 	flushEvery  = 64 // updates
-	dialEvery   = 50 * time.Millisecond
 )
 
 // Clients are those who write to the primaries' volumes, and remember it.
@@ -42,31 +41,8 @@ func NewClients(run uint64) *Clients { return &Clients{run: run} }
 // Now is the time of the run.
 func (c *Clients) Now() time.Duration { return time.Since(c.started) }
 
-// Dial connects to an export, as soon as it is there.
-func Dial(ctx context.Context, socket, export string) (*nbdclient.Client, error) {
-	tick := time.NewTicker(dialEvery)
-	defer tick.Stop()
-	for {
-		d, err := nbdclient.Dial(ctx, "unix", socket, export)
-		if err == nil {
-			return d, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for volume %s: %w (last: %w)", export, context.Cause(ctx), err)
-		}
-	}
-}
-
-// Connect connects to the next volume's export, as soon as it is there.
-func (c *Clients) Connect(ctx context.Context, socket, export string) error {
-	d, err := Dial(ctx, socket, export)
-	if err == nil {
-		c.devices = append(c.devices, d)
-	}
-	return err
-}
+// Use gives the clients a connection to the next volume. Close closes it.
+func (c *Clients) Use(d *nbdclient.Client) { c.devices = append(c.devices, d) }
 
 // Doom says that from now on a write may fail: its client then ends.
 func (c *Clients) Doom() { c.doomed.Store(true) }

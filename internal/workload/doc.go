@@ -2,7 +2,7 @@
 // exactly what was written up to some moment. The demo and the tests of clusters of processes stand on it.
 //
 //	c := workload.NewClients(run)
-//	err := c.Connect(ctx, socket, export)  // each volume, in order
+//	c.Use(device)                          // a connection to each volume, in order
 //	c.Start(ctx, volumes, failed)
 //	…
 //	c.Doom()                               // from now on writes may fail

@@ -3,6 +3,7 @@
 package shelltest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -44,6 +45,8 @@ type Config struct {
 	Backups   int
 	Backup    func(*backup.Options)
 	Secondary func(*secondary.Options)
+	// ResendAfter is core's; default 200 ms.
+	ResendAfter time.Duration
 }
 
 // Cluster is a set of agents.
@@ -54,6 +57,8 @@ type Cluster struct {
 	Target *faulty.Device
 	// OnCall, if set before the start, sees every request to a secondary and can refuse it.
 	OnCall func(from wire.AgentID, req *apply.Request) error
+	// OnSend, if set before the start, sees every frame of a component to its mirror and can refuse it.
+	OnSend func(from, to wire.AgentID) error
 	// Damage, if set before the start, changes frames under way.
 	Damage func(r wire.Route, raw []byte)
 	// Seal, if set before the start, makes an update's sum instead of Update.Seal.
@@ -181,7 +186,7 @@ func (c *Cluster) TryStart(id wire.AgentID) (*Agent, error) {
 	d := c.disks[id]
 	cfg := core.DefaultConfig(id, c.cfg.Seed<<8+uint64(id)+uint64(d.fs.Ops()))
 	cfg.StatusEvery, cfg.RetryEvery, cfg.RaftTick = 20*time.Millisecond, 30*time.Millisecond, 20*time.Millisecond
-	cfg.ResendAfter = 200 * time.Millisecond
+	cfg.ResendAfter = cmp.Or(c.cfg.ResendAfter, 200*time.Millisecond)
 	d.mu.Lock()
 	n, err := core.New(cfg, d.raft, 0)
 	d.mu.Unlock()

@@ -79,8 +79,15 @@ type port struct {
 }
 
 // SendFrame implements backup.Net.
-func (p port) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) {
+func (p port) SendFrame(to wire.AgentID, r wire.Route, body []byte, release func()) error {
+	if hook := p.c.OnSend; hook != nil {
+		if err := hook(p.self, to); err != nil {
+			release()
+			return err
+		}
+	}
 	p.c.deliver(to, func(a *Agent) { p.c.frame(a, p.self, r, body) }, release)
+	return nil
 }
 
 // CallApply implements backup.Net.

@@ -136,6 +136,7 @@ type (
 	Settle struct {
 		View      wire.View
 		MembersAt uint64
+		SealedAt  uint64 `cbor:",omitempty"`
 	}
 	// Weigh sets the measured weight of a member. MembersAt is what the captain saw.
 	Weigh struct {

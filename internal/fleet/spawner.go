@@ -1,6 +1,4 @@
-// Package process runs agents and commands as processes of their own, for the demo and for tests of whole clusters. What it
-// starts does not outlive who started it.
-package process
+package fleet
 
 import (
 	"bytes"
@@ -31,13 +29,12 @@ type Spawner struct {
 	ended    chan struct{}
 }
 
-// NewSpawner starts the thread.
+// NewSpawner returns a spawner. Close must be called.
 func NewSpawner() *Spawner {
 	s := &Spawner{requests: make(chan func()), ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		runtime.LockOSThread() // for good: the thread ends with its goroutine, as it may have been in other namespaces
 		for f := range s.requests {
 			f()
 		}
@@ -51,22 +48,27 @@ func (s *Spawner) Close() {
 	<-s.ended
 }
 
-// launch starts a command in a process group of its own: an interrupt at the terminal is for who started it, and
-// ends the others in order.
-func (s *Spawner) launch(c *exec.Cmd) error {
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+// do runs f on the thread.
+func (s *Spawner) do(f func() error) error {
 	err := make(chan error, 1)
-	s.requests <- func() { err <- c.Start() }
+	s.requests <- func() { err <- f() }
 	return <-err
 }
 
-// Run runs a command to its end and returns what it printed.
-func (s *Spawner) Run(ctx context.Context, name string, args ...string) (string, error) {
+// start starts a command, in a process group of its own: an interrupt at the terminal is for this program, which ends the
+// others in order.
+func (s *Spawner) start(ns *Namespace, c *exec.Cmd) error {
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	return s.do(func() error { return ns.within(c.Start) })
+}
+
+// Run runs a command to its end, in a namespace unless that is nil, and returns what it printed.
+func (s *Spawner) Run(ctx context.Context, ns *Namespace, name string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, name, args...)
-	c.Cancel = func() error { return signalGroup(c.Process.Pid, syscall.SIGKILL) }
+	c.Cancel = func() error { return killGroup(c.Process.Pid) }
 	var out, errs limited
 	c.Stdout, c.Stderr = &out, &errs
-	if err := s.launch(c); err != nil {
+	if err := s.start(ns, c); err != nil {
 		return "", fmt.Errorf("start %s: %w", name, err)
 	}
 	if err := c.Wait(); err != nil {
@@ -88,74 +90,75 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func signalGroup(pid int, sig syscall.Signal) error {
-	if err := syscall.Kill(-pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+func killGroup(pid int) error {
+	if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
 	return nil
 }
 
-// Process is one that runs on its own.
-type Process struct {
-	Name string
-	Log  string // path
-
+// process is one running agent.
+type process struct {
+	name   string
 	pid    int
 	doomed atomic.Bool // its end is wanted
 	ended  chan struct{}
 	err    error // how it ended; after ended
 }
 
-// Start starts a process that writes to the end of a file; running counts it. died is called if it ends before it is
-// sent a signal, with how it ended.
-func (s *Spawner) Start(running *sync.WaitGroup, name, log string, died func(p *Process, err error), command ...string) (*Process, error) {
-	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+// agent starts an agent that logs to its host's file. died is called if it ends before it is killed.
+func (s *Spawner) agent(running *sync.WaitGroup, h *Host, program string, died func(*process)) (*process, error) {
+	f, err := os.OpenFile(h.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open log of %s: %w", name, err)
+		return nil, fmt.Errorf("open log of %s: %w", h.Name, err)
 	}
 	defer f.Close() // the child has its own
-	c := exec.Command(command[0], command[1:]...)
+	c := exec.Command(program, "agent", "--config", h.Config)
 	c.Stdout, c.Stderr = f, f
-	if err := s.launch(c); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+	if err := s.start(h.Namespace, c); err != nil {
+		return nil, fmt.Errorf("start agent %s: %w", h.Name, err)
 	}
-	p := &Process{Name: name, Log: log, pid: c.Process.Pid, ended: make(chan struct{})}
+	p := &process{name: h.Name, pid: c.Process.Pid, ended: make(chan struct{})}
 	running.Go(func() {
 		p.err = c.Wait()
 		close(p.ended)
 		if !p.doomed.Load() {
-			died(p, p.err)
+			died(p)
 		}
 	})
 	return p, nil
 }
 
-// Signal sends a signal, if the process still runs, and does not wait. Its end is wanted from then on.
-func (p *Process) Signal(sig syscall.Signal) error {
+// Doom sends SIGKILL to a host's agent and does not wait for its end. It does nothing to one that was not started.
+func (h *Host) Doom() error {
+	p := h.process
+	if p == nil {
+		return nil
+	}
 	p.doomed.Store(true)
 	select {
 	case <-p.ended:
 		return nil
 	default:
 	}
-	if err := signalGroup(p.pid, sig); err != nil {
-		return fmt.Errorf("send %v to %s: %w", sig, p.Name, err)
+	if err := killGroup(p.pid); err != nil {
+		return fmt.Errorf("kill agent %s: %w", p.name, err)
 	}
 	return nil
 }
 
-// Kill sends SIGKILL and waits for the end.
-func (p *Process) Kill() error {
-	if err := p.Signal(syscall.SIGKILL); err != nil {
+// Kill sends SIGKILL to a host's agent and waits for its end.
+func (h *Host) Kill() error {
+	if err := h.Doom(); err != nil || h.process == nil {
 		return err
 	}
-	<-p.ended
+	<-h.process.ended
 	return nil
 }
 
-// Tail returns the last lines of a log.
-func Tail(path string) string {
-	f, err := os.Open(path)
+// Tail returns the last lines of the host's log.
+func (h *Host) Tail() string {
+	f, err := os.Open(h.Log)
 	if err != nil {
 		return err.Error()
 	}

@@ -1,0 +1,173 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Network joins namespaces, one for each host, by one or more LANs. A LAN is a bridge in a namespace that nobody else is in:
+//
+//	hub:  br0 ── link0-1 ══ eth0 in the first host's, 10.77.0.1
+//	          ── link0-2 ══ eth0 in the second's, 10.77.0.2
+//	      br1 ── link1-2 ══ eth1 in the second's, 10.78.0.2
+//
+// LANs are numbered from 0. A Network is used by one goroutine.
+type Network struct {
+	Nodes []*Node
+
+	spawn *Spawner
+	hub   *Namespace
+}
+
+// Node is the place of one host in a network.
+type Node struct {
+	Name      string
+	Namespace *Namespace
+	Addresses map[int]string // IP address by LAN; none for a LAN to which it has no link
+
+	number int // from 1
+}
+
+// NewNetwork makes LANs without hosts. Close must be called, after the end of the hosts.
+func NewNetwork(ctx context.Context, s *Spawner, lans int) (*Network, error) {
+	hub, err := s.NewNamespace()
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{spawn: s, hub: hub}
+	for lan := range lans {
+		if err := n.in(ctx, hub, "ip link add "+bridge(lan)+" type bridge", "ip link set "+bridge(lan)+" up"); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	return n, nil
+}
+
+// Close lets the namespaces go, and with them all links.
+func (n *Network) Close() error {
+	errs := []error{n.hub.Close()}
+	for _, x := range n.Nodes {
+		errs = append(errs, x.Namespace.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// The names of a bridge, and of the two ends of a link.
+func bridge(lan int) string          { return fmt.Sprintf("br%d", lan) }
+func inside(lan int) string          { return fmt.Sprintf("eth%d", lan) }
+func (x *Node) atHub(lan int) string { return fmt.Sprintf("link%d-%d", lan, x.number) }
+
+// Attach makes the namespace of the next host, with a link to each of some LANs.
+func (n *Network) Attach(ctx context.Context, name string, lans ...int) (*Node, error) {
+	ns, err := n.spawn.NewNamespace()
+	if err != nil {
+		return nil, fmt.Errorf("make the network of %s: %w", name, err)
+	}
+	x := &Node{Name: name, Namespace: ns, Addresses: map[int]string{}, number: len(n.Nodes) + 1}
+	n.Nodes = append(n.Nodes, x)
+	err = n.in(ctx, ns, "ip link set lo up")
+	for _, lan := range lans {
+		x.Addresses[lan] = fmt.Sprintf("10.%d.0.%d", 77+lan, x.number)
+		if err == nil {
+			err = n.in(ctx, n.hub,
+				"ip link add "+x.atHub(lan)+" type veth peer name "+inside(lan)+" netns "+ns.Path(),
+				"ip link set "+x.atHub(lan)+" master "+bridge(lan)+" up")
+		}
+		if err == nil {
+			err = n.in(ctx, ns, "ip addr add "+x.Addresses[lan]+"/24 dev "+inside(lan), "ip link set "+inside(lan)+" up")
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the network of %s: %w", name, err)
+	}
+	return x, nil
+}
+
+// SetLink takes a node's link to a LAN down at the hub, where the host sees a dead cable, or up again.
+func (n *Network) SetLink(ctx context.Context, x *Node, lan int, up bool) error {
+	return n.in(ctx, n.hub, "ip link set "+x.atHub(lan)+" "+upOrDown(up))
+}
+
+// SetLAN takes a whole LAN down, or up again.
+func (n *Network) SetLAN(ctx context.Context, lan int, up bool) error {
+	return n.in(ctx, n.hub, "ip link set "+bridge(lan)+" "+upOrDown(up))
+}
+
+func upOrDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+// shaping is a token bucket that lets a burst of a few milliseconds through, and keeps up to 100 ms waiting.
+const shaping = "tbf rate %dbit burst 64kb latency 100ms"
+
+// Shape lets so many bits a second through a link in each direction: what the host sends waits at its end, what it is to
+// receive at the hub's. 0 lifts the limit.
+func (n *Network) Shape(ctx context.Context, x *Node, lan int, bits int64) error {
+	at := func(ns *Namespace, device string) error {
+		if bits == 0 {
+			return n.in(ctx, ns, "tc qdisc del dev "+device+" root")
+		}
+		return n.in(ctx, ns, "tc qdisc add dev "+device+" root "+fmt.Sprintf(shaping, bits))
+	}
+	return errors.Join(at(n.hub, x.atHub(lan)), at(x.Namespace, inside(lan)))
+}
+
+// Traffic is what a host has sent and received over a link, in bytes.
+type Traffic struct{ Sent, Received int64 }
+
+// Traffic returns what the hosts have on a LAN, by their names.
+func (n *Network) Traffic(ctx context.Context, lan int) (map[string]Traffic, error) {
+	text, err := n.Run(ctx, nil, "ip", "-s", "-j", "link")
+	if err != nil {
+		return nil, err
+	}
+	var devices []struct {
+		Name  string `json:"ifname"`
+		Stats struct {
+			RX struct{ Bytes int64 } `json:"rx"`
+			TX struct{ Bytes int64 } `json:"tx"`
+		} `json:"stats64"`
+	}
+	if err := json.Unmarshal([]byte(text), &devices); err != nil {
+		return nil, fmt.Errorf("read what ip says of the links: %w", err)
+	}
+	out := map[string]Traffic{}
+	for _, x := range n.Nodes {
+		for _, d := range devices {
+			if d.Name == x.atHub(lan) { // what the hub receives there the host has sent
+				out[x.Name] = Traffic{Sent: d.Stats.RX.Bytes, Received: d.Stats.TX.Bytes}
+			}
+		}
+	}
+	return out, nil
+}
+
+// Run runs a command in a node's namespace, or in the hub where it is nil, and returns what it printed.
+func (n *Network) Run(ctx context.Context, x *Node, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTime)
+	defer cancel()
+	ns := n.hub
+	if x != nil {
+		ns = x.Namespace
+	}
+	return n.spawn.Run(ctx, ns, name, args...)
+}
+
+// in runs commands, whose words have no spaces, in a namespace.
+func (n *Network) in(ctx context.Context, ns *Namespace, commands ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTime)
+	defer cancel()
+	for _, c := range commands {
+		words := strings.Fields(c)
+		if _, err := n.spawn.Run(ctx, ns, words[0], words[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}

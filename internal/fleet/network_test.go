@@ -1,0 +1,84 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A link carries what is sent over it, while it and its LAN are up.
+func TestNetwork(t *testing.T) {
+	s := NewSpawner()
+	defer s.Close()
+	n, err := NewNetwork(t.Context(), s, 2)
+	if errors.Is(err, ErrPrivilege) {
+		t.Skip(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(err)
+	defer func() { must(n.Close()) }()
+	a, err := n.Attach(t.Context(), "a", 0, 1)
+	must(err)
+	b, err := n.Attach(t.Context(), "b", 1)
+	must(err)
+	if a.Addresses[0] != "10.77.0.1" || a.Addresses[1] != "10.78.0.1" || b.Addresses[1] != "10.78.0.2" || len(b.Addresses) != 1 {
+		t.Errorf("addresses %v and %v", a.Addresses, b.Addresses)
+	}
+
+	var door net.Listener
+	must(s.do(func() error {
+		return b.Namespace.within(func() (err error) {
+			door, err = net.Listen("tcp", b.Addresses[1]+":0")
+			return err
+		})
+	}))
+	defer door.Close()
+	reaches := func(want bool) {
+		t.Helper()
+		must(Until(t.Context(), StartTime, "a reaches b or does not", func(context.Context) (bool, error) {
+			err := s.do(func() error {
+				return a.Namespace.within(func() error {
+					c, err := net.DialTimeout("tcp", door.Addr().String(), 200*time.Millisecond)
+					if err != nil {
+						return err
+					}
+					return c.Close()
+				})
+			})
+			return (err == nil) == want, nil
+		}))
+	}
+	reaches(true)
+	must(n.SetLink(t.Context(), b, 1, false))
+	reaches(false)
+	must(n.SetLink(t.Context(), b, 1, true))
+	reaches(true)
+	must(n.SetLAN(t.Context(), 1, false))
+	reaches(false)
+	must(n.SetLAN(t.Context(), 1, true))
+	reaches(true)
+
+	traffic, err := n.Traffic(t.Context(), 1)
+	must(err)
+	if x := traffic["b"]; x.Sent == 0 || x.Received == 0 || len(traffic) != 2 {
+		t.Errorf("traffic %+v", traffic)
+	}
+	for _, limit := range []int64{1e6, 0} {
+		must(n.Shape(t.Context(), b, 1, limit))
+		for _, end := range []*Node{nil, b} {
+			text, err := n.Run(t.Context(), end, "tc", "qdisc")
+			must(err)
+			if shaped := strings.Contains(text, "qdisc tbf"); shaped != (limit > 0) {
+				t.Errorf("limit %d: %s", limit, text)
+			}
+		}
+	}
+}
