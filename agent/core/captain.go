@@ -13,17 +13,18 @@ import (
 // no effect yet; so a new captain takes over without being handed anything. It proposes what the state does not show yet;
 // commands that come twice or too late change nothing.
 type captain struct {
-	n       *Node
-	term    uint64
-	since   time.Duration
-	heard   map[wire.AgentID]*heard
-	joined  map[uint64]time.Duration // when a life was first seen among the members
-	groups  map[wire.GroupID]*groupWatch
-	apart   map[[2]wire.AgentID]time.Duration // since when two members find no way to each other for updates
-	confAt  time.Duration
-	loseAt  time.Duration
-	leaveAt time.Duration
-	balance balance
+	n        *Node
+	term     uint64
+	since    time.Duration
+	heard    map[wire.AgentID]*heard
+	joined   map[uint64]time.Duration // when a life was first seen among the members
+	groups   map[wire.GroupID]*groupWatch
+	apart    map[[2]wire.AgentID]time.Duration // since when two members find no way to each other for updates
+	confAt   time.Duration
+	loseAt   time.Duration // no loss is declared before, in loseView
+	loseView wire.View
+	leaveAt  time.Duration
+	balance  balance
 }
 
 // heard is the newest status of an agent.

@@ -39,6 +39,15 @@ type mirrorFlight struct {
 	forward  bool // out of the mirror's
 }
 
+// copyTrack tells apart the frames to one component that are acknowledged in order: those that go on as they came, and
+// those out of the journal.
+type copyTrack struct {
+	to      wire.AgentID
+	journal bool
+}
+
+func (f *mirrorFlight) track() copyTrack { return copyTrack{f.to, f.remirror || f.forward} }
+
 type component struct {
 	n         *Node
 	nextID    uint64 // of stored frames
@@ -50,9 +59,10 @@ type component struct {
 	waits     []*ackWait
 	flights   map[uint64]*mirrorFlight
 	flying    map[wire.AgentID]int // re-mirrored frames in flight
-	behind    int                  // holdings that are
-	forwards  int                  // waits that are
-	forwardAt time.Duration        // after a refusal
+	acks      map[copyTrack]ackSeen
+	behind    int           // holdings that are
+	forwards  int           // waits that are
+	forwardAt time.Duration // after a refusal
 	view      wire.View
 	members   uint64 // State.MembersAt
 	life      uint64 // of this component; its journal is of this life
@@ -99,7 +109,7 @@ func (a setKey) less(b setKey) bool {
 func newComponent(n *Node) *component {
 	return &component{
 		n: n, frames: map[uint64]*frame{}, sets: map[setKey]map[wire.Portion]*holding{}, marked: map[setKey][]*holding{},
-		flights: map[uint64]*mirrorFlight{}, flying: map[wire.AgentID]int{},
+		flights: map[uint64]*mirrorFlight{}, flying: map[wire.AgentID]int{}, acks: map[copyTrack]ackSeen{},
 		marks: map[incSet]*markTask{}, tasks: map[incSet]*lineTask{},
 		freed: map[wire.GroupID]wire.Set{}, sealedAt: map[wire.Incarnation]wire.Seq{},
 		// Frame numbers of a new run must not meet acks of an older one.

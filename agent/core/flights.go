@@ -14,12 +14,8 @@ type flight struct {
 	at      time.Duration
 	retryAt time.Duration // when a refused frame goes out again, 0 while it is not refused
 	items   []*item
-}
-
-// ackSeen is the newest ack of a component: by it a slow link is told from a lost frame.
-type ackSeen struct {
-	at time.Duration
-	no uint64 // highest frame acknowledged
+	pair    cluster.Pair
+	bytes   int64
 }
 
 // frameNo gives numbers to frames; it is shared by an agent's roles, so that an ack finds its frame.
@@ -85,13 +81,16 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 		if way.hop != to {
 			continue
 		}
+		if p := s.pipe(way.acks); p.flying >= p.size {
+			continue // it goes on when something is acknowledged
+		}
 		out := &Outgoing{
 			To:     to,
 			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
 			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
 		}
 		room := min(len(q), 256)
-		fl := &flight{to: way.acks, at: s.n.now, items: make([]*item, 0, room)}
+		fl := &flight{to: way.acks, pair: pair, at: s.n.now, items: make([]*item, 0, room)}
 		out.Updates, out.Handles = make([]wire.Update, 0, room), make([]any, 0, room)
 		taken := 0
 		last := wire.Seq(0)
@@ -126,6 +125,8 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 		if len(fl.items) == 0 {
 			return s.nextFrame(to, maxBytes)
 		}
+		fl.bytes = out.Bytes
+		s.pipe(fl.to).flying += fl.bytes
 		s.flights[out.Route.No] = fl
 		return out
 	}
@@ -139,7 +140,10 @@ func (s *source) acked(from wire.AgentID, no uint64) bool {
 		return false
 	}
 	delete(s.flights, no)
-	s.acks[from] = ackSeen{at: s.n.now, no: max(s.acks[from].no, no)}
+	s.landed(fl, true)
+	seen := s.acks[track{fl.to, fl.pair}]
+	seen.note(no, s.n.now)
+	s.acks[track{fl.to, fl.pair}] = seen
 	for _, it := range fl.items {
 		it.held = true
 	}
@@ -190,6 +194,7 @@ func (s *source) heldUpTo() wire.Seq {
 func (s *source) requeue(no uint64) {
 	fl := s.flights[no]
 	delete(s.flights, no)
+	s.landed(fl, false)
 	for _, it := range fl.items {
 		if !it.held {
 			s.enqueue(it)
@@ -222,7 +227,8 @@ func (s *source) disconnected(peer wire.AgentID) {
 
 // reassign queues everything that is not held by the assignments of the view.
 func (s *source) reassign() {
-	s.queues, s.order, s.flights = map[cluster.Pair][]*item{}, nil, map[uint64]*flight{}
+	s.queues, s.order = map[cluster.Pair][]*item{}, nil
+	s.forgetFlights()
 	s.pairs = map[wire.Portion]cluster.Pair{}
 	for _, it := range s.pending {
 		if !it.held {
@@ -231,15 +237,13 @@ func (s *source) reassign() {
 	}
 }
 
-// resend queues again what was refused, and what seems lost: a frame older than ResendAfter to a component that has
-// acknowledged a later one, or nothing for as long. On a slow link acks keep coming, in the order of the frames.
+// resend queues again what was refused, and what seems lost.
 func (s *source) resend() {
 	n := s.n
 	var due []uint64
 	for no, fl := range s.flights {
-		ack := s.acks[fl.to]
-		lost := n.now-fl.at >= n.cfg.ResendAfter && (ack.no > no || n.now-ack.at >= n.cfg.ResendAfter)
-		if lost || (fl.retryAt != 0 && n.now >= fl.retryAt) {
+		ack := s.acks[track{fl.to, fl.pair}]
+		if ack.lost(no, fl.at, n.now, n.cfg.ResendAfter) || (fl.retryAt != 0 && n.now >= fl.retryAt) {
 			due = append(due, no)
 		}
 	}

@@ -32,7 +32,7 @@ func TestResend(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &source{n: n, acks: map[wire.AgentID]ackSeen{2: test.ack}}
+		s := &source{n: n, acks: map[track]ackSeen{{to: 2}: test.ack}, pipes: map[wire.AgentID]*pipe{}}
 		s.flights = map[uint64]*flight{7: {to: 2, at: test.sent, retryAt: test.retry, items: []*item{{held: true}}}}
 		s.resend()
 		if again := s.flights[7] == nil; again != test.again {
@@ -47,7 +47,7 @@ func TestLateAck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &source{n: n, acks: map[wire.AgentID]ackSeen{}, next: 2}
+	s := &source{n: n, acks: map[track]ackSeen{}, pipes: map[wire.AgentID]*pipe{}, next: 2}
 	it := &item{u: wire.Update{Seq: 1}, handle: "payload"}
 	s.pending, s.flights = []*item{it}, map[uint64]*flight{7: {to: 2, items: []*item{it}}}
 	if s.acked(3, 7) || s.acked(2, 8) {

@@ -19,14 +19,15 @@ func (c *captain) members() {
 		if at, ok := c.joined[life]; ok {
 			joined[life] = at
 		} else {
-			joined[life] = c.n.now
+			joined[life] = c.firstSeen(m)
 		}
 	}
 	c.joined = joined
 	c.leaves()
-	if c.n.now < c.loseAt || len(st.Members) == 0 {
+	if (c.n.now < c.loseAt && c.loseView == st.View) || len(st.Members) == 0 {
 		return
 	}
+	c.loseView = st.View
 	limit := c.n.cfg.LossAfter
 	if len(st.Eligible()) < 2 {
 		limit = c.n.cfg.LastLossAfter // new updates have one copy, though a draining member is still there
@@ -59,6 +60,17 @@ func (c *captain) members() {
 	}
 }
 
+// firstSeen returns since when a member's silence counts when it is first looked at: as a rule from now. A new captain has
+// asked it before its election whether it reaches it. Where neither this agent nor anybody that it reaches gets an answer,
+// that counts, but for a quarter of the limit, in which its status would come.
+func (c *captain) firstSeen(m wire.AgentID) time.Duration {
+	p := c.n.reach.peers[m]
+	if p == nil || !p.down || p.via != 0 {
+		return c.n.now
+	}
+	return max(p.at, c.n.now-c.n.cfg.LossAfter*3/4)
+}
+
 // stranded returns the member to be declared lost because others find no way to it for updates, though the captain hears it:
 // of two that do not reach each other one must go, or nothing is held twice any more. It is the one that most others miss, and
 // of those the one that came last. While a view is not settled a member may hold the only copy of something: it is alive, and
@@ -69,7 +81,7 @@ func (c *captain) stranded() (lost wire.AgentID, by []wire.AgentID) {
 	seen := map[[2]wire.AgentID]time.Duration{}
 	for _, m := range st.Members {
 		h := c.heard[m]
-		if h == nil || h.st.Component == nil || h.st.View != st.View || !c.hears(m, c.n.cfg.LossAfter) {
+		if !c.current(m) || !c.hears(m, c.n.cfg.LossAfter) {
 			continue
 		}
 		for _, o := range h.st.Component.Stranded {
@@ -90,6 +102,11 @@ func (c *captain) stranded() (lost wire.AgentID, by []wire.AgentID) {
 			}
 		}
 	}
+	for pair, since := range c.apart {
+		if _, ok := seen[pair]; !ok && (!c.current(pair[0]) || !c.current(pair[1])) {
+			seen[pair] = since // not yet said again in this view
+		}
+	}
 	c.apart = seen
 	for _, m := range cluster.SortedKeys(missed) {
 		if st.Settled != st.View && !c.mirrored(m) {
@@ -100,6 +117,12 @@ func (c *captain) stranded() (lost wire.AgentID, by []wire.AgentID) {
 		}
 	}
 	return lost, by
+}
+
+// current reports whether a member's newest status is of the view.
+func (c *captain) current(m wire.AgentID) bool {
+	h := c.heard[m]
+	return h != nil && h.st.Component != nil && h.st.View == c.n.state.View
 }
 
 // leaves lets the drained components go, one at a time.

@@ -19,6 +19,9 @@ func (c *component) mirrorAcked(from wire.AgentID, no uint64) bool {
 		return false
 	}
 	c.land(no, fl)
+	seen := c.acks[fl.track()]
+	seen.note(no, c.n.now)
+	c.acks[fl.track()] = seen
 	for _, e := range fl.entries {
 		c.copiedAt(e, from)
 	}
@@ -110,10 +113,11 @@ func (c *component) disconnected(peer wire.AgentID) {
 // maxAsked bounds the portions of one MirrorAsk.
 const maxAsked = 1024
 
-// expireFlights takes back the frames that were not acknowledged in time.
+// expireFlights takes back the frames that seem lost.
 func (c *component) expireFlights() {
 	for _, no := range cluster.SortedKeys(c.flights) {
-		if fl := c.flights[no]; c.n.now-fl.at >= c.n.cfg.ResendAfter {
+		fl := c.flights[no]
+		if seen := c.acks[fl.track()]; seen.lost(no, fl.at, c.n.now, c.n.cfg.ResendAfter) {
 			c.land(no, fl)
 			c.askAgain(fl, 0)
 		}

@@ -10,6 +10,7 @@
 //	recover.go    the control plane after a majority is gone: a new generation
 //	source.go     primary: numbering, attaching and leaving
 //	flights.go    primary: frames on their way, held up to
+//	pipe.go       primary: how much is on its way, and what seems lost
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
 //	extents.go    primary: which extents a crash would make us copy again

@@ -76,7 +76,8 @@ type source struct {
 	queues  map[cluster.Pair][]*item
 	order   []cluster.Pair // pairs in the order in which they were first queued, for a fair and repeatable choice
 	flights map[uint64]*flight
-	acks    map[wire.AgentID]ackSeen
+	pipes   map[wire.AgentID]*pipe
+	acks    map[track]ackSeen
 	queued  int64      // bytes in pending
 	marks   []markHeld // closed sets whose mark is not yet below held up to
 	heldSet wire.Set
@@ -206,9 +207,10 @@ func (s *source) detach() {
 	}
 	s.inc, s.open, s.next, s.first = 0, 0, 1, 1
 	s.pending, s.queued, s.bytes, s.setBytes = nil, 0, 0, 0
-	s.queues, s.order, s.flights = map[cluster.Pair][]*item{}, nil, map[uint64]*flight{}
+	s.queues, s.order, s.pipes = map[cluster.Pair][]*item{}, nil, map[wire.AgentID]*pipe{}
+	s.forgetFlights()
 	s.pairs, s.lines, s.lastLine = map[wire.Portion]cluster.Pair{}, map[wire.Portion]*Tally{}, nil
-	s.marks, s.heldSet, s.acks = nil, 0, map[wire.AgentID]ackSeen{}
+	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
 	s.hold = hold{}
 	s.n.eff.Wake = true
