@@ -39,7 +39,7 @@ func NewNetwork(ctx context.Context, s *Spawner, lans int) (*Network, error) {
 	}
 	n := &Network{spawn: s, hub: hub}
 	for lan := range lans {
-		if err := n.in(ctx, hub, "ip link add "+bridge(lan)+" type bridge", "ip link set "+bridge(lan)+" up"); err != nil {
+		if err := n.in(ctx, hub, "ip link add "+bridge(lan)+" type bridge", mute(bridge(lan)), "ip link set "+bridge(lan)+" up"); err != nil {
 			return nil, errors.Join(err, n.Close())
 		}
 	}
@@ -60,6 +60,10 @@ func bridge(lan int) string          { return fmt.Sprintf("br%d", lan) }
 func inside(lan int) string          { return fmt.Sprintf("eth%d", lan) }
 func (x *Node) atHub(lan int) string { return fmt.Sprintf("link%d-%d", lan, x.number) }
 
+// mute is the command by which a device of the hub gets no IPv6 address, with which it would look for routers by itself: a
+// link carries only what hosts send.
+func mute(device string) string { return "ip link set " + device + " addrgenmode none" }
+
 // Attach makes the namespace of the next host, with a link to each of some LANs.
 func (n *Network) Attach(ctx context.Context, name string, lans ...int) (*Node, error) {
 	ns, err := n.spawn.NewNamespace()
@@ -74,6 +78,7 @@ func (n *Network) Attach(ctx context.Context, name string, lans ...int) (*Node, 
 		if err == nil {
 			err = n.in(ctx, n.hub,
 				"ip link add "+x.atHub(lan)+" type veth peer name "+inside(lan)+" netns "+ns.Path(),
+				mute(x.atHub(lan)),
 				"ip link set "+x.atHub(lan)+" master "+bridge(lan)+" up")
 		}
 		if err == nil {

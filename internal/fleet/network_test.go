@@ -66,6 +66,9 @@ func TestNetwork(t *testing.T) {
 	must(n.SetLAN(t.Context(), 1, true))
 	reaches(true)
 
+	if text, err := n.Run(t.Context(), nil, "ip", "-6", "address"); err != nil || strings.Contains(text, "inet6") {
+		t.Errorf("the hub has addresses and would speak by itself: %s, %v", text, err)
+	}
 	traffic, err := n.Traffic(t.Context(), 1)
 	must(err)
 	if x := traffic["b"]; x.Sent == 0 || x.Received == 0 || len(traffic) != 2 {
