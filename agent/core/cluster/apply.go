@@ -133,6 +133,15 @@ func (s *State) admit(index uint64, c *Admit) {
 		return
 	}
 	a.Life, a.Lost = index, false
+	if len(s.Members) == 0 {
+		// What the last one left to nobody falls to this one, and stays there whoever comes after it: in one view a portion
+		// has one owner.
+		for i := range s.Losses {
+			if l := &s.Losses[i]; l.Agent != 0 && len(l.Members) == 0 {
+				l.Shares = Shares{Members: []wire.AgentID{a.ID}}
+			}
+		}
+	}
 	s.MembersAt, s.Settled = index, 0 // what had one copy for want of a second component gets one there
 	s.Members = append(s.Members, a.ID)
 	slices.Sort(s.Members)

@@ -459,3 +459,35 @@ func TestDoubt(t *testing.T) {
 		}
 	}
 }
+
+// The last component declares itself lost and comes back, then another joins: what is not applied has the same owner all
+// the time, for the view does not rise.
+func TestOwnerAfterTheLastLoss(t *testing.T) {
+	s := New("test")
+	apply := func(index uint64, c Command) {
+		t.Helper()
+		if _, err := s.Apply(index, &c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"c1", "c2", "p"} {
+		apply(1, Command{AddAgent: &AddAgent{Name: name, Address: name, Backup: name != "p", Primary: name == "p", Secondary: name == "p"}})
+	}
+	apply(2, Command{CreateGroup: &CreateGroup{Name: "g", Mode: Async, PortionSize: 1 << 20}})
+	apply(3, Command{CreateVolume: &CreateVolume{Group: 1, Name: "v", Size: 64 << 20, Primary: 3, Source: "/s", Secondary: 3, Target: "/t"}})
+	apply(4, Command{Admit: &Admit{Agent: 2}})
+	apply(5, Command{Attach: &Attach{Group: 1, Primary: 3, Nonce: 1}})
+	apply(6, Command{Open: &Open{Group: 1, First: 1, Last: 4, View: s.View}})
+	apply(7, Command{Lose: &Lose{Agent: 2, View: s.View}})
+	apply(8, Command{Admit: &Admit{Agent: 2}})
+	view := s.View
+	apply(9, Command{Admit: &Admit{Agent: 1}})
+	if s.View != view {
+		t.Fatalf("the view rose from %d to %d", view, s.View)
+	}
+	for i := range uint32(64) {
+		if have := s.Pair(s.Groups[1], 1, wire.Portion{Volume: 1, Index: i}); have != (Pair{Owner: 2, Mirror: 1}) {
+			t.Fatalf("portion %d: %+v", i, have)
+		}
+	}
+}
