@@ -6,8 +6,8 @@ import (
 )
 
 // report tells the captain what is held of incarnations that have ended and whose end is not settled: not sealed, or
-// sealed without a manifest for the last set. The incarnation is fenced here before this is listed, so nothing that is
-// not listed can be held later (P4). Only what is durable is listed.
+// sealed without a manifest for the last set. The incarnation is fenced here before this is listed, and what had been
+// taken of it before is on the disk or refused, so nothing that is not listed can be held later (P4).
 func (c *component) report() {
 	st := c.n.state
 	if c.lost || c.n.now < c.reportAt || !st.IsMember(c.n.cfg.ID) {
@@ -18,13 +18,23 @@ func (c *component) report() {
 	for _, id := range cluster.SortedKeys(st.Groups) {
 		g := st.Groups[id]
 		for _, inc := range g.Incs {
-			if inc.Ended && (!inc.Sealed || (!inc.Marked && inc.Last > g.Committed)) {
+			if inc.Ended && (!inc.Sealed || (!inc.Marked && inc.Last > g.Committed)) && (!c.storing(inc) || c.n.mutant("report-while-storing")) {
 				for _, r := range c.holdings(g, inc) {
 					c.n.send(c.n.control.lead(), r)
 				}
 			}
 		}
 	}
+}
+
+// storing reports whether updates of an incarnation are on their way to the journal.
+func (c *component) storing(inc *cluster.Incarnation) bool {
+	for _, f := range c.frames {
+		if !f.durable && f.entries[0].h.Inc == inc.ID {
+			return true
+		}
+	}
+	return false
 }
 
 // holdings makes the pages of a report.

@@ -91,7 +91,7 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 		}
 	case c.Seal != nil:
 		if g := s.Groups[c.Seal.Group]; g != nil && c.Seal.View == s.View {
-			if inc := g.Inc(c.Seal.Inc); inc != nil && inc.Ended && !inc.Sealed {
+			if inc := g.Inc(c.Seal.Inc); inc != nil && inc.Ended && !inc.Sealed && c.Seal.Seq >= inc.CommittedSeq {
 				inc.Sealed, inc.Seal, inc.Last, inc.Marked = true, c.Seal.Seq, c.Seal.Last, c.Seal.Marked
 				if inc.Seal > inc.CommittedSeq {
 					s.SealedAt, s.Settled = index, 0 // some of it may be on one component, and nobody can send it again
