@@ -45,6 +45,7 @@ type groupWatch struct {
 	id      wire.GroupID
 	done    map[incSet]*setDone
 	reports map[wire.Incarnation]map[wire.AgentID][]*Report // pages of the newest round
+	news    bool                                            // of reports, or of seals, since they were last looked at
 	seen    map[wire.Incarnation]GroupStatus                // the last word of each incarnation's primary
 	openAt  map[wire.Set]int64                              // label of the last moment at which the set was not known to be closed
 
@@ -134,6 +135,7 @@ func (w *groupWatch) report(from wire.AgentID, m *Report) {
 		pages = []*Report{m} // another round; a restarted agent counts from one again
 	}
 	w.reports[m.Inc][from] = pages
+	w.news = w.news || len(pages) == m.Pages
 }
 
 func (c *captain) status(from wire.AgentID, m *Status) {
@@ -280,6 +282,7 @@ func (c *captain) stateChanged() {
 		}
 		p := &w.progress
 		if p.applied != g.Applied || p.view != st.View || p.sealed != sealed {
+			w.news = w.news || p.sealed != sealed
 			p.applied, p.view, p.sealed, p.at = g.Applied, st.View, sealed, c.n.now
 		}
 		c.advance(g, w)

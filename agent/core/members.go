@@ -35,7 +35,7 @@ func (c *captain) members() {
 	if st.Settled != st.View && !c.n.mutant("loss-unsettled") {
 		limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
 		if c.settled() {
-			c.n.Propose(cluster.Command{Settle: &cluster.Settle{View: st.View, MembersAt: st.MembersAt, SealedAt: st.SealedAt}})
+			c.n.Propose(cluster.Command{Settle: &cluster.Settle{View: st.View, MembersAt: st.MembersAt}})
 			c.loseAt = c.n.now + c.n.cfg.RetryEvery
 			return
 		}
@@ -141,7 +141,7 @@ func (c *captain) leaves() {
 	}
 }
 
-// settled reports whether every member has said, knowing the members and the seals, that all it owns has its second copy.
+// settled reports whether every member has said, knowing the members, that all it owns has its second copy.
 func (c *captain) settled() bool {
 	st := c.n.state
 	for _, m := range st.Members {
@@ -152,10 +152,10 @@ func (c *captain) settled() bool {
 	return true
 }
 
-// mirrored reports whether a member has said, knowing the members and the seals, that all it owns has its second copy.
+// mirrored reports whether a member has said, knowing the members, that all it owns has its second copy.
 func (c *captain) mirrored(m wire.AgentID) bool {
 	st, h := c.n.state, c.heard[m]
-	return h != nil && h.st.Component != nil && !h.st.Component.Rebuilding && h.st.View == st.View && h.st.Applied >= max(st.MembersAt, st.SealedAt)>>8
+	return h != nil && h.st.Component != nil && !h.st.Component.Rebuilding && h.st.View == st.View && h.st.Applied >= st.MembersAt>>8
 }
 
 // voters keeps an odd number of voters on agents that are heard: components first, then secondaries, then primaries.

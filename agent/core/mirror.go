@@ -270,7 +270,7 @@ func (c *component) mirrorHave(from wire.AgentID, m *MirrorHave) {
 					return
 				}
 			}
-			if inc.Sealed && s <= inc.Seal+1 {
+			if inc.Ended && (!inc.Sealed || s <= inc.Seal+1) {
 				lack.Seqs = lack.Seqs.Add(&end, s)
 			}
 		}); err != nil {
@@ -302,7 +302,7 @@ func bounded(hs []Holding) bool {
 	return true
 }
 
-// offer tells the owners what this mirror holds of sealed incarnations.
+// offer tells the owners what this mirror holds of incarnations that have ended: their primaries send nothing again.
 func (c *component) offer() {
 	st := c.n.state
 	pages := map[wire.AgentID]*havePager{}
@@ -313,7 +313,7 @@ func (c *component) offer() {
 		}
 		for _, p := range portionsOf(c.sets[k]) {
 			h := c.sets[k][p]
-			if inc := g.Inc(h.Inc); h.owned || inc == nil || !inc.Sealed || !inc.Contributes(h.Set) {
+			if inc := g.Inc(h.Inc); h.owned || inc == nil || !inc.Ended || !inc.Contributes(h.Set) {
 				continue
 			}
 			pair := st.Pair(g, h.Set, p)

@@ -118,11 +118,11 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 		return NackBad, false
 	}
 	if inc.Ended && !c.n.mutant("revoked-accepted") {
-		if !inc.Sealed {
-			return NackEnded, false
+		if r.Flags&(rebuilding|toOwner) == 0 && !inc.Sealed {
+			return NackEnded, false // but out of a journal: who sends that has it, and reports it when it is fenced
 		}
 		for i := range b.Updates {
-			if !belowSeal(inc, b.Set, &b.Updates[i]) {
+			if inc.Sealed && !belowSeal(inc, b.Set, &b.Updates[i]) {
 				return NackEnded, false
 			}
 		}
@@ -255,6 +255,11 @@ func (n *Node) Stored(now time.Duration, id uint64, ref any, err error) {
 		if !e.gone && !e.durable {
 			e.durable = true
 			e.h.durable.add(e.seq)
+		}
+	}
+	if g := n.state.Groups[f.entries[0].h.Group]; g != nil {
+		if inc := g.Inc(f.entries[0].h.Inc); inc != nil && inc.Ended && !inc.Sealed {
+			c.reportAt = min(c.reportAt, n.now+reportSoon) // its seal waits for this copy
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"time"
+
 	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 )
@@ -26,6 +28,9 @@ func (c *component) report() {
 		}
 	}
 }
+
+// reportSoon is how soon what changed of an incarnation that is not sealed is reported.
+const reportSoon = 20 * time.Millisecond
 
 // storing reports whether updates of an incarnation are on their way to the journal.
 func (c *component) storing(inc *cluster.Incarnation) bool {

@@ -7,7 +7,7 @@ import (
 	"flotilla/wire"
 )
 
-// union is what the members together hold of an ended incarnation above what is committed.
+// union is what the owners and mirrors together hold of an ended incarnation above what is committed.
 type union struct {
 	sets  map[wire.Seq]where
 	more  map[wire.Seq]bool // the write goes on with the next seq
@@ -17,10 +17,12 @@ type union struct {
 type where struct {
 	set     wire.Set
 	portion wire.Portion
+	missing int // copies that it has less than the view has room for
 }
 
 // gather makes the union of the reports, once every member of the view has reported. An update that was held is durable
-// on two of them, or on one in a view that says so; so after a single loss it is in the union.
+// on two of them, or on one in a view that says so; so after a single loss it is in the union. As all are fenced, the
+// union does not grow; members bring each other what one of a pair lacks of it.
 func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnation) (union, bool) {
 	if !c.reported(w, inc) {
 		return union{}, false
@@ -30,7 +32,21 @@ func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnati
 	for _, m := range c.n.state.Members {
 		for _, r := range reports[m] {
 			for _, h := range r.Held {
-				if err := h.Seqs.Each(func(s wire.Seq) { u.sets[s] = where{h.Set, h.Portion} }); err != nil {
+				pair := c.n.state.Pair(g, h.Set, h.Portion)
+				if pair.Owner != m && pair.Mirror != m {
+					continue
+				}
+				if err := h.Seqs.Each(func(s wire.Seq) {
+					at, ok := u.sets[s]
+					if !ok {
+						at = where{set: h.Set, portion: h.Portion, missing: 1}
+						if pair.Mirror != 0 {
+							at.missing = 2
+						}
+					}
+					at.missing--
+					u.sets[s] = at
+				}); err != nil {
 					return u, false
 				}
 				if err := h.More.Each(func(s wire.Seq) { u.more[s] = true }); err != nil {
@@ -59,31 +75,44 @@ func (c *captain) reported(w *groupWatch, inc *cluster.Incarnation) bool {
 	return len(c.n.state.Members) > 0
 }
 
+// end returns the longest prefix of the union, to the end of a whole write, and whether it is held: as long as it is not, a
+// loss may still make it shorter.
+func (u *union) end(committed wire.Seq) (seq wire.Seq, held bool) {
+	seq, held = committed, true
+	for {
+		at, ok := u.sets[seq+1]
+		if !ok {
+			break
+		}
+		held = held && at.missing <= 0
+		seq++
+	}
+	for seq > committed && u.more[seq] {
+		seq-- // no prefix separates the pieces of one write
+	}
+	return seq, held
+}
+
 // seal records the end of ended incarnations, and stands in for the manifest that a sealed one did not write.
 func (c *captain) seal(g *cluster.Group, w *groupWatch) {
+	if !w.news {
+		return
+	}
+	w.news = false
 	st := c.n.state
 	for _, inc := range g.Incs {
 		switch {
 		case !inc.Ended:
 		case !inc.Sealed:
-			if !c.reported(w, inc) || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
-				continue
-			}
 			u, ok := c.gather(g, w, inc)
 			if !ok {
 				continue
 			}
-			s := &cluster.Seal{Group: g.ID, Inc: inc.ID, Seq: inc.CommittedSeq, Marked: true, View: st.View}
-			s.Last = lastOf(g, inc)
-			for {
-				if _, ok := u.sets[s.Seq+1]; !ok {
-					break
-				}
-				s.Seq++
+			end, held := u.end(inc.CommittedSeq)
+			if !(held || c.n.mutant("seal-single-copy")) || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
+				continue
 			}
-			for s.Seq > inc.CommittedSeq && u.more[s.Seq] {
-				s.Seq-- // no prefix separates the pieces of one write
-			}
+			s := &cluster.Seal{Group: g.ID, Inc: inc.ID, Seq: end, Last: lastOf(g, inc), Marked: true, View: st.View}
 			if s.Seq > inc.CommittedSeq {
 				s.Last = max(s.Last, u.sets[s.Seq].set)
 				_, s.Marked = u.marks[s.Seq]

@@ -20,7 +20,8 @@ func (w *World) strikeDisk(h *host, k kind, r *rand.Rand) bool {
 	switch k {
 	case slowDisk:
 		h.diskUntil, h.diskFactor = w.now+span(r, 100*time.Millisecond, 3*time.Second), 5+r.IntN(35)
-		w.trace("the disks of host %d are %d times as slow until %v", h.id, h.diskFactor, h.diskUntil)
+		h.journalSlow = r.IntN(2) == 0
+		w.trace("the disks of host %d are %d times as slow until %v, only the journal's: %v", h.id, h.diskFactor, h.diskUntil, h.journalSlow)
 	case sourceFails, targetFails:
 		h.brokenUntil = w.now + span(r, 20*time.Millisecond, 2*time.Second)
 		w.trace("the devices of host %d fail until %v", h.id, h.brokenUntil)
@@ -49,8 +50,16 @@ func (w *World) strikeDisk(h *host, k kind, r *rand.Rand) bool {
 
 // disk draws how long something takes on the host's disks.
 func (h *host) disk(lo, hi time.Duration) time.Duration {
-	d := h.w.between(lo, hi)
-	if h.w.now < h.diskUntil {
+	return h.slowed(h.w.between(lo, hi), !h.journalSlow)
+}
+
+// journalDisk draws how long something takes on the disk of the host's journal.
+func (h *host) journalDisk(lo, hi time.Duration) time.Duration {
+	return h.slowed(h.w.between(lo, hi), true)
+}
+
+func (h *host) slowed(d time.Duration, slow bool) time.Duration {
+	if slow && h.w.now < h.diskUntil {
 		d *= time.Duration(h.diskFactor)
 	}
 	return d

@@ -25,6 +25,7 @@ type host struct {
 	awayUntil    time.Duration // nobody reaches the host until then
 	diskUntil    time.Duration // the disks are slow until then
 	diskFactor   int
+	journalSlow  bool          // then only the journal's disk is
 	brokenUntil  time.Duration // the source and target devices fail until then
 	doomed       bool          // it does not come back
 	removed      bool          // its agent was removed from the cluster

@@ -19,7 +19,7 @@ var mutants = []struct {
 	{"reuse-seqs", 60, "a primary takes its old incarnation up again after a restart"},
 	{"two-sets-at-once", 60, "sets are applied without waiting for those before"},
 	{"target-takes-all", 400, "the target takes writes of any set and view"},
-	{"loss-unsettled", 150, "the holder of a single copy is declared lost after the short limit"},
+	{"loss-unsettled", 600, "the holder of a single copy is declared lost after the short limit"},
 	{"no-giving-back", 600, "a mirror does not give back what its owner lost in a crash"},
 	{"journal-not-synced", 20, "held is said before the journal is flushed"},
 	{"commit-before-complete", 40, "a set is committed before its lines are complete"},

@@ -125,7 +125,7 @@ func (h *host) store(s core.Store) {
 	ref := j.nextRef
 	alive := h.alive()
 	life := j.life
-	h.w.after(h.disk(100*time.Microsecond, 8*time.Millisecond), "stored", func() {
+	h.w.after(h.journalDisk(100*time.Microsecond, 8*time.Millisecond), "stored", func() {
 		if !alive() || h.journal.life != life {
 			return
 		}

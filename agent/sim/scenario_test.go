@@ -34,6 +34,7 @@ import (
 //	cut c1 p1, cut from=c1 to=p1, isolate c1, heal [c1 p1 | c1]     links
 //	stall c1 for=2s         what it sends leaves only then
 //	fill c1, free c1        its journal is full, or has room again
+//	slow c1 times=100       its journal's disk is so many times as slow
 //	suspend p1, unsuspend p1   as it does when its queue is at its limit, and once that is over
 //	recover c1 p1 …         a generation without all others: the first one begins it; their agents are restarted
 //	remove-primary p1       takes its volumes out of the group
@@ -230,6 +231,9 @@ func (p *player) fault(d *datadriven.TestData) error {
 			h.fullUntil = forever
 		case "free":
 			h.fullUntil = 0
+		case "slow":
+			h.diskUntil, h.journalSlow = forever, true
+			d.ScanArgs(p.t, "times", &h.diskFactor)
 		case "stall":
 			var length time.Duration
 			if length, err = duration(d, "for"); err == nil {
@@ -366,7 +370,9 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"11-both-copies-lost", "reuse-seqs"},
 	{"12-power-cut-of-all", "target-not-flushed"},
 	{"13-a-primary-comes-back", "broken-counts"},
-	{"16-promote-sync", "seal-without-all"},
+	{"30-a-report-waits-for-the-disk", "seal-without-all"},
+	{"29-a-seal-waits-for-second-copies", "seal-single-copy"},
+	{"30-a-report-waits-for-the-disk", "report-while-storing"},
 	{"17-late-writes-of-a-lost-owner", "target-takes-all"},
 	{"18-a-revoked-primary", "revoked-accepted"},
 	{"24-a-primary-is-taken-out", "removed-counts"},

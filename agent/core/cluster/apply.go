@@ -55,7 +55,7 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 	case c.Weigh != nil:
 		s.weigh(c.Weigh)
 	case c.Settle != nil:
-		if c.Settle.View == s.View && c.Settle.MembersAt == s.MembersAt && c.Settle.SealedAt == s.SealedAt {
+		if c.Settle.View == s.View && c.Settle.MembersAt == s.MembersAt {
 			s.Settled = s.View
 		}
 	case c.Promote != nil:
@@ -93,9 +93,6 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 		if g := s.Groups[c.Seal.Group]; g != nil && c.Seal.View == s.View {
 			if inc := g.Inc(c.Seal.Inc); inc != nil && inc.Ended && !inc.Sealed && c.Seal.Seq >= inc.CommittedSeq {
 				inc.Sealed, inc.Seal, inc.Last, inc.Marked = true, c.Seal.Seq, c.Seal.Last, c.Seal.Marked
-				if inc.Seal > inc.CommittedSeq {
-					s.SealedAt, s.Settled = index, 0 // some of it may be on one component, and nobody can send it again
-				}
 			}
 		}
 	case c.Commit != nil:

@@ -136,7 +136,7 @@ type (
 	Settle struct {
 		View      wire.View
 		MembersAt uint64
-		SealedAt  uint64 `cbor:",omitempty"`
+		SealedAt  uint64 `cbor:",omitempty"` // in older logs; means nothing any more
 	}
 	// Weigh sets the measured weight of a member. MembersAt is what the captain saw.
 	Weigh struct {

@@ -28,10 +28,10 @@ type State struct {
 	View    wire.View
 	Members []wire.AgentID // components of the view, ascending
 	// Settled is the newest view in which everything that was held is known to be held again; the members are as they
-	// were at Raft index MembersAt, and the seals at SealedAt: of what a seal counts some may be on one component only.
+	// were at Raft index MembersAt.
 	Settled   wire.View
 	MembersAt uint64
-	SealedAt  uint64 `cbor:",omitempty"`
+	SealedAt  uint64 `cbor:",omitempty"` // in older snapshots; means nothing any more
 	Losses    []Loss // rises of the view that assignments of unapplied sets are folded over, ascending by View
 
 	Agents map[wire.AgentID]*Agent
