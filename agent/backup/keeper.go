@@ -267,11 +267,12 @@ func (b *Backup) followLife(life uint64) {
 // or a frame that may not use the reserve was stored.
 func (b *Backup) tellRoom() {
 	used, limit := b.Usage()
+	reserve := int64(0)
 	if h := b.held.Load(); h != nil {
-		_, _, reserve := h.Usage()
+		_, _, reserve = h.Usage()
 		if used <= (limit-reserve)/4*3 && b.keeper.full.CompareAndSwap(true, false) {
 			b.event(0, "journal.room", "dir", b.opt.Dir)
 		}
 	}
-	b.loop.Do(func(n *core.Node, _ time.Duration) { n.SetJournal(used, limit) })
+	b.loop.Do(func(n *core.Node, _ time.Duration) { n.SetJournal(used, limit, reserve) })
 }

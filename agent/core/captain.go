@@ -24,7 +24,9 @@ type captain struct {
 	loseAt   time.Duration // no loss is declared before, in loseView
 	loseView wire.View
 	leaveAt  time.Duration
-	balance  balance
+	// abandonAt is before when no chain is given up.
+	abandonAt time.Duration
+	balance   balance
 }
 
 // heard is the newest status of an agent.
@@ -59,6 +61,7 @@ type groupWatch struct {
 		at      time.Duration
 	}
 	proposed map[string]time.Duration // not to repeat a proposal while it may be under way
+	copying  map[wire.Incarnation]copying
 	markAt   time.Duration
 }
 
@@ -80,7 +83,7 @@ func (c *captain) watch(id wire.GroupID) *groupWatch {
 	if w == nil {
 		w = &groupWatch{
 			id: id, done: map[incSet]*setDone{}, reports: map[wire.Incarnation]map[wire.AgentID][]*Report{}, seen: map[wire.Incarnation]GroupStatus{},
-			openAt: map[wire.Set]int64{}, proposed: map[string]time.Duration{},
+			openAt: map[wire.Set]int64{}, proposed: map[string]time.Duration{}, copying: map[wire.Incarnation]copying{},
 		}
 		w.progress.at = c.n.now
 		c.groups[id] = w
@@ -156,7 +159,7 @@ func (c *captain) status(from wire.AgentID, m *Status) {
 	if a := h.rounds[m.Seen%64]; m.Seen != 0 && a.round == m.Seen {
 		h.at = max(h.at, a.at)
 	}
-	c.n.send(from, &CaptainSees{Run: m.Run, Round: m.Round})
+	c.n.send(from, &CaptainSees{Run: m.Run, Round: m.Round, Rooms: c.rooms(m)})
 	for i := range m.Groups {
 		gs := &m.Groups[i]
 		h.groups[gs.Inc] = gs
@@ -275,6 +278,11 @@ func (c *captain) stateChanged() {
 				sealed++
 			}
 		}
+		for id := range w.copying {
+			if inc := g.Inc(id); inc == nil || inc.Sealed {
+				delete(w.copying, id)
+			}
+		}
 		for id := range w.seen {
 			if g.Inc(id) == nil {
 				delete(w.seen, id)
@@ -317,6 +325,7 @@ func (c *captain) tick() {
 			c.seal(g, w)
 			c.advance(g, w)
 			c.giveUp(g, w)
+			c.abandon(g)
 		case cluster.Promoting:
 			c.seal(g, w)
 			c.advance(g, w)

@@ -84,6 +84,7 @@ type component struct {
 	loseAt    time.Duration
 	used      int64
 	limit     int64
+	reserve   int64
 	load      load
 }
 
@@ -264,13 +265,15 @@ func (c *component) followLife() {
 // Life returns the life that this agent's journal belongs to, 0 when it is no component.
 func (n *Node) Life() uint64 { return n.comp.life }
 
-// SetJournal tells the node how full the journal is, in bytes.
-func (n *Node) SetJournal(used, limit int64) { n.comp.used, n.comp.limit = used, limit }
+// SetJournal tells the node how full the journal is, in bytes; reserve is the part of limit that owners may not take.
+func (n *Node) SetJournal(used, limit, reserve int64) {
+	n.comp.used, n.comp.limit, n.comp.reserve = used, limit, reserve
+}
 
 func (c *component) status() *ComponentStatus {
 	c.load.pass(c.n.now)
 	st := &ComponentStatus{
-		Used: c.used, Limit: c.limit, Stranded: c.n.reach.stranded(), Sets: len(c.keys),
+		Used: c.used, Limit: c.limit, Reserve: c.reserve, Stranded: c.n.reach.stranded(), Sets: len(c.keys),
 		TakenOwned: c.load.owned, TakenMirrored: c.load.mirrored, Busy: c.load.busy, Waited: c.load.waited,
 	}
 	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil {

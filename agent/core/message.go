@@ -62,6 +62,10 @@ type (
 		Queued    int64    // bytes not yet held
 		Resync    int64    // bytes still to be copied
 		CopyTotal int64    // bytes that the running copy began with
+		// While it is detached: the room that the chain of its next incarnation is taken to need, -1 while that is not known,
+		// and whether it waits for it.
+		Need   int64 `cbor:",omitempty"`
+		NoRoom bool  `cbor:",omitempty"`
 	}
 	// ComponentStatus is where a component stands.
 	ComponentStatus struct {
@@ -69,6 +73,7 @@ type (
 		Rebuilding bool  // updates that were held wait for a new mirror
 		Used       int64 // journal bytes
 		Limit      int64
+		Reserve    int64 `cbor:",omitempty"` // of Limit, what only mirrors and older sets may take
 		Owned      int64 // unapplied updates held as owner
 		Mirrored   int64 // and as mirror
 		// Stranded are the members that frames find no way to, though they may be alive.
@@ -220,6 +225,12 @@ type (
 	CaptainSees struct {
 		Run   uint64
 		Round uint64
+		Rooms []GroupRoom `cbor:",omitempty"` // of the groups in which the agent is to attach
+	}
+	// GroupRoom is how many bytes of a group's chain the journals can take.
+	GroupRoom struct {
+		Group wire.GroupID
+		Bytes int64
 	}
 
 	// Ping asks an agent to answer at once with a Pong of the same Run and At.

@@ -142,6 +142,11 @@ func (n *Node) Receive(now time.Duration, from wire.AgentID, msg Message) {
 	case *CaptainSees:
 		if from == n.control.lead() && m.Run == n.run {
 			n.seenAt, n.seen = n.now, max(n.seen, m.Round)
+			for _, r := range m.Rooms {
+				if s := n.sources[r.Group]; s != nil {
+					s.room, s.roomAt = r.Bytes, n.now
+				}
+			}
 		}
 	case *Ping:
 		n.reach.answer(from, m)

@@ -2,6 +2,7 @@ package core
 
 import (
 	"slices"
+	"time"
 
 	"flotilla/agent/core/cluster"
 	"flotilla/wire"
@@ -75,22 +76,42 @@ func (c *captain) reported(w *groupWatch, inc *cluster.Incarnation) bool {
 	return len(c.n.state.Members) > 0
 }
 
-// end returns the longest prefix of the union, to the end of a whole write, and whether it is held: as long as it is not, a
-// loss may still make it shorter.
-func (u *union) end(committed wire.Seq) (seq wire.Seq, held bool) {
-	seq, held = committed, true
+// end returns the longest prefix of the union, to the end of a whole write, and how many copies it lacks to be held: as long
+// as it does, a loss may still make it shorter.
+func (u *union) end(committed wire.Seq) (seq wire.Seq, missing int) {
+	seq = committed
 	for {
 		at, ok := u.sets[seq+1]
 		if !ok {
 			break
 		}
-		held = held && at.missing <= 0
+		missing += max(at.missing, 0)
 		seq++
 	}
 	for seq > committed && u.more[seq] {
 		seq-- // no prefix separates the pieces of one write
 	}
-	return seq, held
+	return seq, missing
+}
+
+// copying is how many copies a seal waits for, and since when it is so many.
+type copying struct {
+	missing int
+	since   time.Duration
+}
+
+// comeToRest reports whether a seal is to wait no longer for second copies: there is none to wait for, or none has come for
+// so long that none may ever, because a journal is full or two components do not reach each other.
+func (w *groupWatch) comeToRest(n *Node, inc *cluster.Incarnation, missing int) bool {
+	if missing == 0 || n.mutant("seal-single-copy") {
+		return true
+	}
+	was, ok := w.copying[inc.ID]
+	if !ok || was.missing != missing {
+		was = copying{missing: missing, since: n.now}
+		w.copying[inc.ID] = was
+	}
+	return n.now-was.since >= 2*n.cfg.LossAfter
 }
 
 // seal records the end of ended incarnations, and stands in for the manifest that a sealed one did not write.
@@ -108,16 +129,16 @@ func (c *captain) seal(g *cluster.Group, w *groupWatch) {
 			if !ok {
 				continue
 			}
-			end, held := u.end(inc.CommittedSeq)
-			if !(held || c.n.mutant("seal-single-copy")) || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
+			end, missing := u.end(inc.CommittedSeq)
+			if !w.comeToRest(c.n, inc, missing) || !w.once(c.n, "seal"+label(wire.Set(inc.ID))) {
 				continue
 			}
-			s := &cluster.Seal{Group: g.ID, Inc: inc.ID, Seq: end, Last: lastOf(g, inc), Marked: true, View: st.View}
+			s := &cluster.Seal{Group: g.ID, Inc: inc.ID, Seq: end, Last: lastOf(g, inc), Marked: true, View: st.View, Single: missing > 0}
 			if s.Seq > inc.CommittedSeq {
 				s.Last = max(s.Last, u.sets[s.Seq].set)
 				_, s.Marked = u.marks[s.Seq]
 			}
-			c.n.event(g.ID, "incarnation.sealed", "incarnation", inc.ID, "seq", s.Seq, "set", s.Last, "marked", s.Marked)
+			c.n.event(g.ID, "incarnation.sealed", "incarnation", inc.ID, "seq", s.Seq, "set", s.Last, "marked", s.Marked, "missing_copies", missing)
 			c.n.Propose(cluster.Command{Seal: s})
 		case !inc.Marked && inc.Last > g.Committed && c.n.now >= w.markAt:
 			if d := w.done[incSet{g.ID, inc.Last, inc.ID}]; d != nil {

@@ -52,6 +52,12 @@ type source struct {
 	nonce     uint64
 	attachAt  time.Duration // not before this time is an incarnation asked for (again)
 	endAt     time.Duration
+	need      int64 // bytes that the next incarnation would copy in a chain, -1 while the shell has not said
+	saysNeed  bool  // the shell does say it
+	room      int64 // what the captain said that the journals can take, at roomAt
+	roomAt    time.Duration
+	noRoom    bool // need is more
+	abandoned int  // chains that were given up for want of room since one was whole
 
 	inc       wire.Incarnation // 0 while detached
 	open      wire.Set         // 0 until the first set of the incarnation is open
@@ -213,6 +219,9 @@ func (s *source) detach() {
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
 	s.hold = hold{}
+	if s.saysNeed {
+		s.need = -1
+	}
 	s.n.eff.Wake = true
 }
 
@@ -260,6 +269,9 @@ func (s *source) stateChanged() {
 	if s.inc != 0 {
 		if inc := g.Inc(s.inc); inc == nil || inc.Ended {
 			n.event(s.group, "incarnation.ended", "incarnation", s.inc)
+			if s.broken && g.Abandoned != 0 && g.Abandoned >= s.open {
+				s.abandoned++
+			}
 			s.renew()
 			return
 		}
@@ -313,7 +325,7 @@ func (s *source) tick() {
 			s.endAt = n.now + n.cfg.RetryEvery
 			n.Propose(cluster.Command{End: &cluster.End{Group: s.group, Inc: inc.ID}})
 		}
-	case n.now >= s.attachAt && len(n.state.Members) > 0:
+	case n.now >= s.attachAt && len(n.state.Members) > 0 && s.fits():
 		s.attachAt = n.now + n.cfg.RetryEvery
 		n.Propose(cluster.Command{Attach: &cluster.Attach{Group: s.group, Primary: n.cfg.ID, Nonce: s.nonce}})
 	}
@@ -327,6 +339,9 @@ func (n *Node) SetResync(g wire.GroupID, broken bool, copied []wire.VolumeID, le
 		return
 	}
 	s.broken, s.resync, s.copyTotal = broken, left, total
+	if !broken {
+		s.abandoned = 0
+	}
 	for _, v := range copied {
 		s.copied[v] = true
 	}
@@ -349,8 +364,12 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 }
 
 func (s *source) status() GroupStatus {
-	return GroupStatus{
+	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
 		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal,
 	}
+	if s.inc == 0 && s.need != 0 {
+		gs.Need, gs.NoRoom = max(s.wants(), -1), s.noRoom
+	}
+	return gs
 }

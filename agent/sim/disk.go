@@ -77,6 +77,7 @@ type journal struct {
 	records []*record          // ascending by id
 	nextRef uint64
 	held    seqSets // what is durable; nil when it is to be counted anew
+	used    int64   // bytes
 }
 
 // seqSets holds the seqs of incarnations, a bit for each.
@@ -134,7 +135,7 @@ func (j *journal) wipe(life uint64) {
 	}
 	j.holds(update{})
 	j.wiped[j.life] = j.held
-	j.life, j.records, j.held, j.lost, j.failing = life, nil, nil, false, false
+	j.life, j.records, j.held, j.lost, j.failing, j.used = life, nil, nil, false, false, 0
 }
 
 // rotten reports whether a frame reads bad.
@@ -166,6 +167,7 @@ func (j *journal) flushed(ref uint64) {
 func (j *journal) keep(which func(*record) bool) {
 	j.records = slices.DeleteFunc(j.records, func(r *record) bool { return !which(r) })
 	j.held = nil
+	j.count()
 }
 
 func (j *journal) find(ref uint64) *record {
@@ -189,6 +191,23 @@ func (j *journal) crash(r *rand.Rand, power bool) {
 	for _, rec := range j.records {
 		rec.durable = true
 	}
+	j.count()
+}
+
+// count adds up what the records take.
+func (j *journal) count() {
+	j.used = 0
+	for _, r := range j.records {
+		j.used += r.size()
+	}
+}
+
+// size is what a record takes.
+func (r *record) size() (n int64) {
+	for i := range r.body.Updates {
+		n += int64(len(r.body.Updates[i].Data)) + updateOverhead
+	}
+	return n
 }
 
 // controlLog is what Raft has made durable.

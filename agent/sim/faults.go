@@ -69,6 +69,10 @@ func (w *World) happen(k kind, r *rand.Rand) {
 		}
 	case promoteGroup:
 		w.promote()
+	case allowInPlace:
+		if !w.allowInconsistent() {
+			return
+		}
 	case joinCluster:
 		w.join(r)
 		return

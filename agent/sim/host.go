@@ -53,6 +53,9 @@ type host struct {
 	copying   bool
 	handles   int // payload handles given and not released
 	appliedAt wire.Set
+	suspended bool
+	heldUpTo  wire.Seq      // as last seen
+	movedAt   time.Duration // when that, or suspended, last changed
 }
 
 func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host {
@@ -101,6 +104,7 @@ func (h *host) start() {
 	h.node = n
 	h.saving, h.sending, h.cleaning, h.copying = false, false, false, false
 	h.inc, h.openSeen, h.handles = 0, 0, 0
+	h.suspended, h.heldUpTo, h.movedAt = false, 0, h.time()
 	if h.backup {
 		if h.journal.life != n.Life() {
 			h.journal.wipe(n.Life())
@@ -131,6 +135,7 @@ func (h *host) start() {
 	if len(h.primary) > 0 {
 		w.oracle.restarted(h)
 		n.AddSource(h.time(), w.group)
+		h.tellNeed()
 	}
 	h.do(func(*core.Node) {})
 	run := h.run

@@ -184,11 +184,15 @@ func (o *oracle) follow(h *host) {
 	}
 	if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
 		o.giveUps = g.GivenUp
-		o.w.stats.GiveUps++
-		if !o.w.doubleLoss {
-			o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
+		if g.Abandoned == g.GivenUp {
+			o.w.stats.Abandoned++
+		} else {
+			o.w.stats.GiveUps++
+			if !o.w.doubleLoss {
+				o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
+			}
+			o.w.excuse()
 		}
-		o.w.excuse()
 	}
 	if g.Phase == cluster.Promoted && o.promoted == nil {
 		o.promotedNow(st)

@@ -102,7 +102,8 @@ func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
 // store appends to the journal, which flushes in groups.
 func (h *host) store(s core.Store) {
 	j := &h.journal
-	if h.w.now < h.fullUntil && !s.Urgent {
+	rec := &record{id: j.nextRef + 1, set: s.Body.Set, body: s.Body}
+	if h.w.now < h.fullUntil && !s.Urgent || !h.hasRoom(rec, s.Urgent) {
 		alive := h.alive()
 		h.w.after(h.w.between(0, time.Millisecond), "journal full", func() {
 			if alive() {
@@ -121,7 +122,8 @@ func (h *host) store(s core.Store) {
 		return
 	}
 	j.nextRef++
-	j.records = append(j.records, &record{id: j.nextRef, set: s.Body.Set, body: s.Body})
+	j.records = append(j.records, rec)
+	j.used += rec.size()
 	ref := j.nextRef
 	alive := h.alive()
 	life := j.life

@@ -44,13 +44,14 @@ const (
 	joinCluster                // a new component joins
 	removeLost                 // a component that was lost is removed from the cluster
 	takeOutPrimary             // a primary's volumes are taken out of the group
+	allowInPlace               // an operator allows the targets to be inconsistent until a resync is whole
 	promoteGroup               // an operator promotes
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"lossy-links", "repeated-sends", "survivor-away", "apply-stalls", "lasting-cut", "clocks-drift", "kill", "slow-host", "stall-host", "drain", "relabel", "full-journal",
-	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "promote",
+	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -58,7 +59,7 @@ func (k kind) String() string { return kindNames[k] }
 // weights say how often each of the faults that happen at a time is drawn.
 var weights = [kinds]int{
 	kill: 80, slowHost: 12, stallHost: 8, drainHost: 6, relabelHost: 6, fullJournal: 6, cutLink: 6, isolateHost: 5,
-	clockJumps: 12, slowDisk: 5, journalRots: 8, journalFails: 6, sourceFails: 5, targetFails: 6, joinCluster: 4, removeLost: 8, takeOutPrimary: 3,
+	clockJumps: 12, slowDisk: 5, journalRots: 8, journalFails: 6, sourceFails: 5, targetFails: 6, joinCluster: 4, removeLost: 8, takeOutPrimary: 3, allowInPlace: 2,
 }
 
 // plan draws the faults of a run that lasts for a time.

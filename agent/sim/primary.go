@@ -20,6 +20,7 @@ type volume struct {
 
 // follow does what the primary's shell does when it is woken.
 func (h *host) follow() {
+	h.tellJournal()
 	if h.node == nil || len(h.primary) == 0 {
 		h.w.oracle.follow(h)
 		return
@@ -38,6 +39,10 @@ func (h *host) follow() {
 	v, ok := h.node.View(w.group)
 	if !ok {
 		return
+	}
+	h.overload(v)
+	if v.Inc == 0 {
+		h.tellNeed()
 	}
 	if v.Inc != h.inc || (v.Open != 0) != (h.openSeen != 0) {
 		if h.inc != 0 && h.openSeen != 0 {

@@ -12,12 +12,13 @@ type Stats struct {
 	Kills, Losses, Left, GiveUps, Seals, Voids int
 	Promotes, Resyncs, Copies, PowerCuts       int
 	JournalsLost, SourceErrors, TargetErrors   int
+	Abandoned, InPlace                         int // chains given up for want of room; resyncs that the operator let be applied in place
 	Excused                                    int // runs in which more than one component was gone at a time
 	Faults                                     Faults
 	MaxSettle                                  time.Duration // from peace until everything has come to rest
 	MaxHold, MaxBlocked, Virtual               time.Duration
 	Components, Primaries, Volumes, Clients    int
-	SyncRuns                                   int
+	SyncRuns, SmallJournals                    int
 	Length, Planned                            time.Duration // of writes and faults, here and before the reduction
 	Happened                                   []int         // the faults that came to their time, by their numbers in the plan
 	Digest                                     uint64        // of the course: every event's time and name, in order
@@ -42,10 +43,13 @@ func (s *Stats) add(o Stats) {
 	s.Copies += o.Copies
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns
+	s.SmallJournals += o.SmallJournals
 	s.Excused += o.Excused
 	s.JournalsLost += o.JournalsLost
 	s.SourceErrors += o.SourceErrors
 	s.TargetErrors += o.TargetErrors
+	s.Abandoned += o.Abandoned
+	s.InPlace += o.InPlace
 	for k := range s.Faults {
 		s.Faults[k] += o.Faults[k]
 	}
@@ -70,7 +74,7 @@ func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
-	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.Faults)
+	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }

@@ -62,6 +62,8 @@ type World struct {
 	applyStalls *rand.Rand    // chance of applyStalls, nil for never
 	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
+	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
+	journalLimit int64
 
 	maxDelay   time.Duration
 	power      bool // crashes lose what was not flushed; clients write through
@@ -184,6 +186,9 @@ func (w *World) draw() shape {
 	for range volumes {
 		s.sizes = append(s.sizes, int64(blockSize)*int64(20+r.IntN(44)))
 	}
+	if r.IntN(4) == 0 {
+		w.journalLimit = int64(s.primaries*(6+r.IntN(10))) * smallSet
+	}
 	if r.IntN(2) == 0 {
 		for range s.components + s.primaries + 1 {
 			s.domains = append(s.domains, domains[r.IntN(len(domains))])
@@ -252,8 +257,9 @@ func (w *World) build(s shape) {
 			Primary: ps[v%len(ps)], Source: fmt.Sprintf("/v%d", v), Secondary: sec, Target: fmt.Sprintf("/t%d", v),
 		}}))
 	}
-	if s.mode == cluster.Async {
-		st.Groups[1].SetBytes = cluster.MinSetBytes
+	if w.journalLimit != 0 {
+		st.Groups[1].SetBytes = smallSet
+		w.stats.SmallJournals = 1
 	}
 	for i, id := range cs {
 		must(st.Apply(uint64(i)+2, &cluster.Command{Admit: &cluster.Admit{Agent: id}}))
@@ -319,6 +325,7 @@ func (w *World) course() {
 	}
 	w.peace()
 	peace := w.now
+	w.operate()
 	if w.lastingCut() {
 		w.runUntil(w.now + w.between(3*time.Second, 6*time.Second))
 	}

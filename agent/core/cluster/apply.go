@@ -42,6 +42,8 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return 0, s.deleteVolume(c.DeleteVolume)
 	case c.RemovePrimary != nil:
 		return 0, s.removePrimary(c.RemovePrimary)
+	case c.AllowInconsistent != nil:
+		return 0, s.allowInconsistent(c.AllowInconsistent)
 	case c.Admit != nil:
 		s.admit(index, c.Admit)
 	case c.Lose != nil:
@@ -93,6 +95,9 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 		if g := s.Groups[c.Seal.Group]; g != nil && c.Seal.View == s.View {
 			if inc := g.Inc(c.Seal.Inc); inc != nil && inc.Ended && !inc.Sealed && c.Seal.Seq >= inc.CommittedSeq {
 				inc.Sealed, inc.Seal, inc.Last, inc.Marked = true, c.Seal.Seq, c.Seal.Last, c.Seal.Marked
+				if c.Seal.Single {
+					s.MembersAt, s.Settled = index, 0 // nobody can send it again
+				}
 			}
 		}
 	case c.Commit != nil:
@@ -113,8 +118,8 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 			}
 		}
 	case c.GiveUp != nil:
-		if g := s.Groups[c.GiveUp.Group]; g != nil && c.GiveUp.View == s.View && c.GiveUp.Applied == g.Applied {
-			g.giveUp()
+		if g := s.Groups[c.GiveUp.Group]; g != nil && c.GiveUp.View == s.View && c.GiveUp.Applied == g.Applied && (!c.GiveUp.Chain || g.Committed == g.Applied) {
+			g.giveUp(c.GiveUp.Chain)
 			s.pruneLosses()
 		}
 	case c.Final != nil:
@@ -392,7 +397,8 @@ func (g *Group) prune() {
 	})
 }
 
-func (g *Group) giveUp() {
+// giveUp drops all unapplied sets. Those of a chain take nothing with them that was held and is not in a bitmap.
+func (g *Group) giveUp(chain bool) {
 	if g.Phase == Promoted {
 		return
 	}
@@ -400,7 +406,9 @@ func (g *Group) giveUp() {
 	if g.ApplyTo > g.Applied {
 		g.Torn = true
 	}
-	g.doubt()
+	if !chain {
+		g.doubt()
+	}
 	for _, inc := range g.Incs {
 		if !inc.Sealed {
 			inc.Ended, inc.Sealed, inc.Seal, inc.Marked, inc.Last = true, true, inc.CommittedSeq, true, g.Applied
@@ -409,6 +417,9 @@ func (g *Group) giveUp() {
 		inc.Whole = 0 // nothing counts before a resync
 	}
 	g.GivenUp = g.Granted
+	if chain {
+		g.Abandoned = g.GivenUp
+	}
 	for _, v := range g.Volumes {
 		if v.CopiedAt > g.Applied {
 			v.CopiedAt = 0

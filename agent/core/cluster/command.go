@@ -26,6 +26,8 @@ type Command struct {
 
 	RemovePrimary *RemovePrimary `cbor:",omitempty"`
 
+	AllowInconsistent *AllowInconsistent `cbor:",omitempty"`
+
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
 	Drain   *Drain   `cbor:",omitempty"`
@@ -114,6 +116,10 @@ type (
 		Force   bool
 	}
 
+	// AllowInconsistent has the resyncs of a group that wait for room, or are under way, applied in place: until they are
+	// whole their volumes belong to no recovery point.
+	AllowInconsistent struct{ Group wire.GroupID }
+
 	// Admit makes an agent with the backup role a component.
 	Admit struct{ Agent wire.AgentID }
 	// Lose declares a component lost: the view rises.
@@ -176,6 +182,7 @@ type (
 		Last   wire.Set
 		Marked bool
 		View   wire.View
+		Single bool `cbor:",omitempty"` // some of what counts has no second copy
 	}
 	// Commit commits the sets up to UpTo, whose end is a recovery point.
 	Commit struct {
@@ -209,6 +216,8 @@ type (
 		Group   wire.GroupID
 		View    wire.View
 		Applied wire.Set // what the captain saw; a no-op when it has moved
+		// Chain: what is given up is a chain, for want of room. It is a no-op while committed sets are not applied.
+		Chain bool `cbor:",omitempty"`
 	}
 	// Promote fences a group. Force is needed where acknowledged writes may be missing.
 	Promote struct {

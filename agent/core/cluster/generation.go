@@ -39,7 +39,7 @@ func (s *State) Recover(index, generation uint64, survivors []wire.AgentID) {
 	s.MembersAt, s.Settled = index, 0
 	if len(s.Members) == 0 {
 		for _, id := range SortedKeys(s.Groups) {
-			s.Groups[id].giveUp()
+			s.Groups[id].giveUp(false)
 		}
 		s.pruneLosses()
 	}

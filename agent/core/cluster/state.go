@@ -163,6 +163,7 @@ type Group struct {
 	Torn   bool            // a set was lost while it was being applied: no point until the resync is whole
 
 	GivenUp      wire.Set // sets up to this one that were unapplied when they were given up are lost
+	Abandoned    wire.Set `cbor:",omitempty"` // GivenUp, where that was for want of room for a chain
 	Final        wire.Set // while promoting: the set to roll to, once FinalChosen
 	FinalChosen  bool
 	PromoteLabel int64         // when promote was asked for
