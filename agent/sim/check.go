@@ -194,10 +194,13 @@ func (o *oracle) checkPoints() {
 	if rolled == nil || len(g.Points) == 0 || w.failure != nil || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored(nil) {
 		return
 	}
-	for n := g.Applied + 1; n <= g.Granted; n++ {
+	for i := range g.Grants {
+		if g.Grants[i].Last <= g.Applied {
+			continue // all sets of a grant are assigned alike
+		}
 		for id, size := range o.sizes {
 			for b := 0; b < size; b += portionSize / blockSize {
-				if st.Pair(g, n, wire.Portion{Volume: id, Index: uint32(b / (portionSize / blockSize))}).Mirror == 0 {
+				if st.Pair(g, g.Grants[i].Last, wire.Portion{Volume: id, Index: uint32(b / (portionSize / blockSize))}).Mirror == 0 {
 					return // degraded, and the view says so
 				}
 			}

@@ -204,7 +204,7 @@ func (w *World) restartAfter(h *host, d time.Duration) {
 func (w *World) isolateSurvivor(r *rand.Rand) {
 	var live []*host
 	for _, h := range w.hosts {
-		if h.backup && h.node != nil && h.node.Heard() == nil { // the captain declares losses
+		if h.backup && h.node != nil && !h.node.Leads() { // the captain declares losses
 			live = append(live, h)
 		}
 	}
@@ -341,12 +341,15 @@ func (w *World) peace() {
 
 // volumesRemoved reports whether a host knows that its volumes were taken out of the group.
 func (w *World) volumesRemoved(h *host) bool {
-	for _, v := range h.node.State().Groups[w.group].Volumes {
-		if v.Primary == h.id && v.Removed != nil {
-			return true
-		}
+	st := h.node.State()
+	if h.looked == st.Index && !h.closed {
+		return false
 	}
-	return false
+	h.looked, h.closed = st.Index, false
+	for _, v := range st.Groups[w.group].Volumes {
+		h.closed = h.closed || v.Primary == h.id && v.Removed != nil
+	}
+	return h.closed
 }
 
 // takeOut asks for a primary's volumes to be taken out of the group, it being dead or alive, until it is so or is refused

@@ -53,6 +53,8 @@ type host struct {
 	copying   bool
 	handles   int // payload handles given and not released
 	appliedAt wire.Set
+	looked    uint64 // index of the state in which volumesRemoved looked last
+	closed    bool   // what it found
 }
 
 func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host {
@@ -101,6 +103,7 @@ func (h *host) start() {
 	h.node = n
 	h.saving, h.sending, h.cleaning, h.copying = false, false, false, false
 	h.inc, h.openSeen, h.handles = 0, 0, 0
+	h.looked, h.closed = 0, false
 	if h.backup {
 		if h.journal.life != n.Life() {
 			h.journal.wipe(n.Life())

@@ -26,8 +26,11 @@ type oracle struct {
 	before   *cluster.Group             // as it was at the state before
 	giveUps  wire.Set
 
-	roll     rolled     // of the last checkRoll, whose room the next one uses
+	roll     rolled // of the last checkRoll, whose room the next one uses
+	rollNo   uint64
+	twins    map[*wire.Body]*twin
 	frameBuf [][]stored // by set above the applied ones
+	heldBuf  []seqSet
 }
 
 // truth is a source volume as its numbered or remembered writes left it.
@@ -54,7 +57,8 @@ type numbered struct {
 func newOracle(w *World, st *cluster.State) *oracle {
 	o := &oracle{
 		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, sizes: map[wire.VolumeID]int{}, frames: map[uint64]*core.Outgoing{},
-		seen: seen{index: st.Index, view: st.View},
+		twins: map[*wire.Body]*twin{},
+		seen:  seen{index: st.Index, view: st.View},
 	}
 	for id, v := range st.Groups[w.group].Volumes {
 		o.sizes[id] = int(v.Size / blockSize)
@@ -252,11 +256,16 @@ func (o *oracle) ackedFrame(h *host, no uint64) {
 	if out.Header.Set <= o.w.newest().Groups[o.w.group].Applied {
 		return // freed, or given up, where that is known already
 	}
+	held := o.heldBuf[:0]
+	for _, m := range st.Members {
+		held = append(held, o.w.host(m).journal.heldIn(st.Agents[m].Life, out.Header.Incarnation))
+	}
+	o.heldBuf = held
 	for i := range out.Updates {
 		u := &out.Updates[i]
 		copies := 0
-		for _, m := range st.Members {
-			if o.w.host(m).journal.heldIn(st.Agents[m].Life, update{out.Header.Incarnation, u.Seq}) {
+		for k, m := range st.Members {
+			if held[k].has(u.Seq) {
 				copies++
 			} else if m == h.id {
 				copies = -len(st.Members) // what it says of itself is not so
@@ -292,20 +301,21 @@ func (o *oracle) allMirrored(dying *host) bool {
 			return false
 		}
 	}
-	if o.w.captain() == nil {
+	captain := o.w.captain()
+	if captain == nil || len(st.Members) < 2 || st.Settled != st.View {
 		return false
 	}
-	for _, hd := range o.w.captain().Heard() {
+	for _, hd := range captain.Heard() {
 		if c := hd.Status.Component; c != nil && (c.Rebuilding || hd.Status.View != st.View) {
 			return false
 		}
 	}
-	return len(st.Members) >= 2 && st.Settled == st.View
+	return true
 }
 
 func (w *World) captain() *core.Node {
 	for _, h := range w.hosts {
-		if h.node != nil && h.node.Heard() != nil {
+		if h.node != nil && h.node.Leads() {
 			return h.node
 		}
 	}

@@ -54,9 +54,7 @@ func (h *host) perform(e core.Effects) {
 		w.deliver(h.id, r.To, "remirror", func(o *host) { o.receiveFrame(h.id, r.Route, &b) })
 	}
 	for _, f := range e.Free {
-		h.journal.keep(func(r *record) bool {
-			return !r.durable || r.body.Group != f.Group || r.body.Set > f.UpTo
-		})
+		h.journal.free(f.Group, f.UpTo)
 	}
 	for _, a := range e.Apply {
 		h.apply(a)
@@ -121,7 +119,7 @@ func (h *host) store(s core.Store) {
 		return
 	}
 	j.nextRef++
-	j.records = append(j.records, &record{id: j.nextRef, set: s.Body.Set, body: s.Body})
+	j.records = append(j.records, &record{id: j.nextRef, set: s.Body.Set, body: s.Body, twin: h.w.oracle.twin(s.Body)})
 	ref := j.nextRef
 	alive := h.alive()
 	life := j.life

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"fmt"
 
 	"flotilla/agent/core/cluster"
@@ -23,10 +22,11 @@ type winner struct {
 	holders uint64 // the members that hold it, by their place in the view
 }
 
-// stored is a durable frame in a member's journal.
+// stored is a durable frame in members' journals.
 type stored struct {
-	rec    *record
-	holder uint64
+	set     wire.Set
+	body    *wire.Body
+	holders uint64
 }
 
 // checkRoll rolls the targets forward from recovery point to recovery point with what the members' journals hold, without
@@ -46,6 +46,7 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 		frames = append(frames, nil)
 	}
 	o.frameBuf = frames
+	o.rollNo++
 	for i, m := range st.Members {
 		j := &w.host(m).journal
 		if m == without || j.lost {
@@ -53,8 +54,13 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 		}
 		for _, r := range j.records {
 			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten {
-				at := r.set - g.Applied
-				frames[at] = append(frames[at], stored{r, 1 << i})
+				fs := &frames[r.set-g.Applied]
+				if r.twin.roll == o.rollNo {
+					(*fs)[r.twin.at].holders |= 1 << i
+					continue
+				}
+				r.twin.roll, r.twin.at = o.rollNo, len(*fs)
+				*fs = append(*fs, stored{r.set, r.body, 1 << i})
 			}
 		}
 	}
@@ -103,30 +109,35 @@ func (o *oracle) resetRoll(durable bool) {
 
 // rollFrame takes the updates of a frame that count, where no later one was taken before.
 func (o *oracle) rollFrame(g *cluster.Group, f stored) {
-	body := f.rec.body
+	body := f.body
 	inc := g.Inc(body.Incarnation)
 	if inc == nil {
 		return
 	}
+	var im []uint64
+	var last []winner
+	var of wire.VolumeID
 	for i := range body.Updates {
 		u := &body.Updates[i]
 		if (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark {
 			continue
 		}
-		im, last := o.roll.im[u.Volume], o.roll.last[u.Volume]
+		if of != u.Volume {
+			of, im, last = u.Volume, o.roll.im[u.Volume], o.roll.last[u.Volume]
+		}
 		first := uint32(u.Offset / blockSize)
 		for b := range u.Length / blockSize {
 			l := &last[first+b]
 			v := decodeBlock(u, b)
-			switch cmp.Or(cmp.Compare(f.rec.set, l.set), cmp.Compare(body.Incarnation, l.inc), cmp.Compare(u.Seq, l.seq)) {
-			case 1:
-				*l = winner{f.rec.set, body.Incarnation, u.Seq, f.holder}
-				im[first+b] = v
-			case 0:
-				l.holders |= f.holder // it stands twice
+			switch {
+			case l.set == f.set && l.inc == body.Incarnation && l.seq == u.Seq:
+				l.holders |= f.holders // it stands twice
 				if im[first+b] != v {
-					o.w.fail("P1: seq %d of incarnation %d (set %d) stands as %#x and as %#x in the journals", u.Seq, body.Incarnation, f.rec.set, im[first+b], v)
+					o.w.fail("P1: seq %d of incarnation %d (set %d) stands as %#x and as %#x in the journals", u.Seq, body.Incarnation, f.set, im[first+b], v)
 				}
+			case l.set < f.set || (l.set == f.set && (l.inc < body.Incarnation || (l.inc == body.Incarnation && l.seq < u.Seq))):
+				*l = winner{f.set, body.Incarnation, u.Seq, f.holders}
+				im[first+b] = v
 			}
 		}
 	}
@@ -142,4 +153,14 @@ func (r *rolled) needs(member int) bool {
 		}
 	}
 	return false
+}
+
+// twin returns what the journals that hold a body share.
+func (o *oracle) twin(b *wire.Body) *twin {
+	t := o.twins[b]
+	if t == nil {
+		t = &twin{}
+		o.twins[b] = t
+	}
+	return t
 }
