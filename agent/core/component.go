@@ -241,7 +241,7 @@ func (c *component) stateChanged() {
 		}
 		if c.freed[id] < past {
 			c.freed[id] = past
-			c.drop(func(k setKey) bool { return k.group == id && k.set <= past })
+			c.drop(func(k setKey) bool { return (k.group == id || c.n.mutant("free-every-group")) && k.set <= past })
 			c.n.eff.Free = append(c.n.eff.Free, Free{Group: id, UpTo: past})
 		}
 	}

@@ -68,7 +68,7 @@ func (w *World) happen(k kind, r *rand.Rand) {
 			h.clock.adjust(w.now, 0.2*(r.Float64()-0.5), 0)
 		}
 	case promoteGroup:
-		w.promote()
+		w.promote(w.oracle.groups[w.drawGroup(r)])
 	case joinCluster:
 		w.join(r)
 		return
@@ -76,7 +76,8 @@ func (w *World) happen(k kind, r *rand.Rand) {
 		w.removeForGood(r)
 		return
 	case takeOutPrimary:
-		if !w.takeOut(w.pick(k, r)) {
+		h := w.pick(k, r)
+		if !w.takeOut(w.groupOf(h, r), h) {
 			return
 		}
 	default:
@@ -249,19 +250,39 @@ func (w *World) ask(f func(n *core.Node)) bool {
 	return false
 }
 
+// drawGroup draws the number of a group, from 0.
+func (w *World) drawGroup(r *rand.Rand) int {
+	if len(w.oracle.groups) == 1 {
+		return 0
+	}
+	return r.IntN(len(w.oracle.groups))
+}
+
+// groupOf draws a group that a host has volumes of.
+func (w *World) groupOf(h *host, r *rand.Rand) *groupOracle {
+	for k := w.drawGroup(r); ; k++ {
+		g := w.oracle.groups[k%len(w.oracle.groups)]
+		for id := range h.sources {
+			if g.sizes[id] > 0 {
+				return g
+			}
+		}
+	}
+}
+
 // promote asks for it through any living host. A proposal may be lost; an operator repeats it.
-func (w *World) promote() {
-	if !w.promoted {
-		w.promoted = w.ask(func(n *core.Node) {
+func (w *World) promote(o *groupOracle) {
+	if !o.asked {
+		o.asked = w.ask(func(n *core.Node) {
 			w.stats.Promotes++
-			w.trace("promote asked of %d", n.ID())
-			n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now), Force: true}})
+			w.trace("promote of group %d asked of %d", o.id, n.ID())
+			n.Propose(cluster.Command{Promote: &cluster.Promote{Group: o.id, Label: int64(w.now), Force: true}})
 		})
 	}
 	w.after(time.Second, "promote again", func() {
-		if g := w.newest().Groups[w.group]; g.Phase == cluster.Replicating {
-			w.promoted = false
-			w.promote()
+		if o.now().Phase == cluster.Replicating {
+			o.asked = false
+			w.promote(o)
 		}
 	})
 }
@@ -321,7 +342,9 @@ func (w *World) excuse() {
 // recovery point among the sets granted by now can be counted on, until they were applied or given up.
 func (w *World) unreadable() {
 	if w.doubleLoss {
-		w.lostUpTo = max(w.lostUpTo, w.newest().Groups[w.group].Granted)
+		for _, o := range w.oracle.groups {
+			o.lostUpTo = max(o.lostUpTo, o.now().Granted)
+		}
 	}
 }
 
@@ -339,30 +362,32 @@ func (w *World) peace() {
 	}
 }
 
-// volumesRemoved reports whether a host knows that its volumes were taken out of the group.
-func (w *World) volumesRemoved(h *host) bool {
-	st := h.node.State()
-	if h.looked == st.Index && !h.closed {
+// removed reports whether a host knows that its volumes were taken out of the group.
+func (s *sourceGroup) removed() bool {
+	st := s.h.node.State()
+	if s.looked == st.Index {
 		return false
 	}
-	h.looked, h.closed = st.Index, false
-	for _, v := range st.Groups[w.group].Volumes {
-		h.closed = h.closed || v.Primary == h.id && v.Removed != nil
+	s.looked = st.Index
+	for _, v := range st.Groups[s.id].Volumes {
+		if v.Primary == s.h.id && v.Removed != nil {
+			return true
+		}
 	}
-	return h.closed
+	return false
 }
 
 // takeOut asks for a primary's volumes to be taken out of the group, it being dead or alive, until it is so or is refused
 // for good. It reports whether there are others.
-func (w *World) takeOut(p *host) bool {
-	g := w.newest().Groups[w.group]
+func (w *World) takeOut(o *groupOracle, p *host) bool {
+	g := o.now()
 	if !slices.Contains(g.Primaries(), p.id) || len(g.Primaries()) < 2 || g.Phase != cluster.Replicating {
 		return false
 	}
 	w.ask(func(n *core.Node) {
-		w.trace("asked of %d: take out primary %d", n.ID(), p.id)
-		n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: w.group, Primary: p.id, Force: true}})
+		w.trace("asked of %d: take out primary %d of group %d", n.ID(), p.id, o.id)
+		n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: o.id, Primary: p.id, Force: true}})
 	})
-	w.after(time.Second, "take out again", func() { w.takeOut(p) })
+	w.after(time.Second, "take out again", func() { w.takeOut(o, p) })
 	return true
 }

@@ -31,7 +31,7 @@ type stored struct {
 
 // checkRoll rolls the targets forward from recovery point to recovery point with what the members' journals hold, without
 // one of them if it is named, and compares at each. What it returns is valid until the next call.
-func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Set, without wire.AgentID) *rolled {
+func (o *groupOracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Set, without wire.AgentID) *rolled {
 	w := o.w
 	if len(points) == 0 || w.failure != nil {
 		return nil
@@ -53,7 +53,7 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 			continue
 		}
 		for _, r := range j.records {
-			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten {
+			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten && r.body.Group == o.id {
 				fs := &frames[r.set-g.Applied]
 				if r.twin.roll == o.rollNo {
 					(*fs)[r.twin.at].holders |= 1 << i
@@ -88,12 +88,15 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 }
 
 // resetRoll takes the targets as they read, after a power cut when durable is set.
-func (o *oracle) resetRoll(durable bool) {
+func (o *groupOracle) resetRoll(durable bool) {
 	if o.roll.im == nil {
 		o.roll = rolled{im: image{}, last: map[wire.VolumeID][]winner{}}
 	}
 	for _, h := range o.w.hosts {
 		for id, d := range h.targets {
+			if o.sizes[id] == 0 {
+				continue // of another group
+			}
 			now := d.now
 			if durable {
 				now = d.durable
@@ -108,7 +111,7 @@ func (o *oracle) resetRoll(durable bool) {
 }
 
 // rollFrame takes the updates of a frame that count, where no later one was taken before.
-func (o *oracle) rollFrame(g *cluster.Group, f stored) {
+func (o *groupOracle) rollFrame(g *cluster.Group, f stored) {
 	body := f.body
 	inc := g.Inc(body.Incarnation)
 	if inc == nil {

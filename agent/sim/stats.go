@@ -17,7 +17,8 @@ type Stats struct {
 	MaxSettle                                  time.Duration // from peace until everything has come to rest
 	MaxHold, MaxBlocked, Virtual               time.Duration
 	Components, Primaries, Volumes, Clients    int
-	SyncRuns                                   int
+	SyncRuns, GroupRuns                        int // runs of a first group in sync mode, runs of several groups
+	Groups                                     int
 	Length, Planned                            time.Duration // of writes and faults, here and before the reduction
 	Happened                                   []int         // the faults that came to their time, by their numbers in the plan
 	Digest                                     uint64        // of the course: every event's time and name, in order
@@ -42,6 +43,7 @@ func (s *Stats) add(o Stats) {
 	s.Copies += o.Copies
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns
+	s.GroupRuns += o.GroupRuns
 	s.Excused += o.Excused
 	s.JournalsLost += o.JournalsLost
 	s.SourceErrors += o.SourceErrors
@@ -70,7 +72,7 @@ func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
-	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.Faults)
+	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }
