@@ -79,9 +79,9 @@ type run struct {
 func (r *run) take(g *cluster.Group, w *groupWatch, n wire.Set) {
 	if r.ends == nil {
 		r.ends, r.whole = map[wire.Incarnation]wire.Seq{}, map[wire.Incarnation]wire.Set{}
-		r.copied = map[wire.Incarnation][]wire.VolumeID{}
+		r.copied, r.broken = map[wire.Incarnation][]wire.VolumeID{}, map[wire.Incarnation]bool{}
 	}
-	r.broken = map[wire.Incarnation]bool{}
+	clear(r.broken)
 	for id, d := range w.parts(g, n) {
 		r.broken[id] = d.broken
 		r.ends[id] = d.last

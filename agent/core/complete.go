@@ -41,10 +41,17 @@ type lineTask struct {
 	told     struct{ complete, written bool }
 }
 
+// dueMark is a manifest that pollTasks looks at.
+type dueMark struct {
+	key incSet
+	t   *markTask
+}
+
 // findMarks makes a task for every mark that this component owns in the view.
 func (c *component) findMarks() {
-	for _, k := range c.keys {
-		for _, h := range c.marked[k] {
+	c.newMarks = false
+	for _, s := range c.order {
+		for _, h := range s.marked {
 			c.findMark(h)
 		}
 	}
@@ -78,21 +85,18 @@ func (c *component) findMark(h *holding) {
 
 // pollTasks looks at what may have become complete.
 func (c *component) pollTasks() {
-	c.findMarks()
+	if c.newMarks {
+		c.findMarks()
+	}
 	if lead := c.n.control.lead(); lead != c.told {
 		c.told = lead // a new captain knows nothing
 		for _, t := range c.marks {
 			t.told.complete, t.told.written, t.sendAt = false, false, min(t.sendAt, c.n.now)
 		}
 	}
-	type dueMark struct {
-		key incSet
-		t   *markTask
-	}
-	var due []dueMark
+	due := c.due[:0]
 	for key, t := range c.marks {
-		g := c.n.state.Groups[key.group]
-		if g == nil || (c.inLine(g, key) && t.told.complete && c.n.now < t.sendAt) {
+		if g := c.n.state.Groups[key.group]; g == nil || c.quiet(g, key, t) {
 			continue
 		}
 		due = append(due, dueMark{key, t})
@@ -101,15 +105,36 @@ func (c *component) pollTasks() {
 	slices.SortFunc(due, func(a, b dueMark) int {
 		return cmp.Or(cmp.Compare(a.t.sendAt, b.t.sendAt), compareIncSets(a.key, b.key))
 	})
+	c.due = due
 	repeats := 0
 	for _, d := range due {
 		if c.pollMark(d.key, d.t, repeats < maxRepeats) {
 			repeats++
 		}
 	}
-	for _, key := range sortedIncSets(c.tasks) {
+	lines := c.answers[:0]
+	for key, t := range c.tasks {
+		if g := c.n.state.Groups[key.group]; g != nil && !c.answered(g, key, t) {
+			lines = append(lines, key)
+		}
+	}
+	slices.SortFunc(lines, compareIncSets)
+	c.answers = lines
+	for _, key := range lines {
 		c.pollLines(key, c.tasks[key])
 	}
+}
+
+// quiet reports whether there is nothing to do for a mark now: its set is not the next to be applied, the captain was told
+// that it is complete or it is not, and the time to repeat that has not come.
+func (c *component) quiet(g *cluster.Group, key incSet, t *markTask) bool {
+	return key.set > g.Applied+1 && c.n.now < t.sendAt && (t.told.complete || len(t.complete) != len(t.owners)) && !c.n.mutant("two-sets-at-once")
+}
+
+// answered reports whether the owner of a mark was told of these lines what there is to tell, and their set is not the next
+// to be applied.
+func (c *component) answered(g *cluster.Group, key incSet, t *lineTask) bool {
+	return key.set > g.Applied+1 && t.told.complete && (t.told.written || !t.written) && !c.n.mutant("two-sets-at-once")
 }
 
 // inLine reports whether a set is committed and its turn to be applied has not come. There is nothing to do for it but to
@@ -233,7 +258,7 @@ func (c *component) pollLines(key incSet, t *lineTask) {
 
 // lineComplete reports whether exactly what the line says is durable here and on another member.
 func (c *component) lineComplete(key incSet, l Line) bool {
-	h := c.sets[setKey{key.group, key.set}][l.Portion]
+	h := c.at(key.group, key.set, l.Portion)
 	if h == nil || h.Inc != key.inc || !h.owned || h.durable != l.Tally {
 		return false
 	}
@@ -251,8 +276,8 @@ func (c *component) apply(key incSet, t *lineTask) {
 		lines = lines[:len(lines)/2]
 	}
 	for _, l := range lines {
-		for _, e := range c.sets[setKey{key.group, key.set}][l.Portion].entries {
-			a.Parts = append(a.Parts, Part{Ref: e.f.ref, Index: e.i, Update: &e.f.updates[e.i]})
+		for _, e := range c.at(key.group, key.set, l.Portion).entries {
+			a.Parts = append(a.Parts, Part{Ref: e.f.ref, Index: int(e.i), Update: &e.f.updates[e.i]})
 		}
 	}
 	c.n.eff.Apply = append(c.n.eff.Apply, a)
@@ -311,7 +336,7 @@ func (c *component) sealMark(from wire.AgentID, m *SealMark) {
 	if pair.Owner != c.n.cfg.ID {
 		return
 	}
-	if h := c.sets[setKey{m.Group, m.Set}][p]; h != nil && len(h.entries) > 0 {
+	if h := c.at(m.Group, m.Set, p); h != nil && len(h.entries) > 0 {
 		return // it is here already
 	}
 	data := m.Mark.Encode()

@@ -13,11 +13,13 @@ import (
 type entry struct {
 	seq      wire.Seq
 	f        *frame
-	i        int // index of the update in the frame
 	h        *holding
-	durable  bool // in this component's journal
-	mirrored bool // and in that of the other component of the pair, as far as this one knows
-	gone     bool // dropped from the index
+	i        int32    // index of the update in the frame
+	pump     uint32   // the newest component.pump in which it was on its way to the other component of the pair
+	waits    *ackWait // whom it keeps back
+	durable  bool     // in this component's journal
+	mirrored bool     // and in that of the other component of the pair, as far as this one knows
+	gone     bool     // dropped from the index
 }
 
 // frame is a stored frame. updates are headers, but for marks, whose data stays.
@@ -53,15 +55,15 @@ type component struct {
 	nextID    uint64 // of stored frames
 	nextNo    uint64 // of frames sent by any role of this agent
 	frames    map[uint64]*frame
-	sets      map[setKey]map[wire.Portion]*holding
-	keys      []setKey              // of sets, ascending
-	marked    map[setKey][]*holding // of the primaries' pseudo-portions
-	waits     []*ackWait
+	sets      map[setKey]*heldSet
+	order     []*heldSet // of sets, ascending
+	newMarks  bool       // findMarks may find something
+	acking    ackWaits
 	flights   map[uint64]*mirrorFlight
 	flying    map[wire.AgentID]int // re-mirrored frames in flight
+	pump      uint32               // counts what markFlying found out
 	acks      map[copyTrack]ackSeen
 	behind    int           // holdings that are
-	forwards  int           // waits that are
 	forwardAt time.Duration // after a refusal
 	view      wire.View
 	members   uint64 // State.MembersAt
@@ -75,6 +77,8 @@ type component struct {
 	marks     map[incSet]*markTask
 	told      wire.AgentID // the captain that marks were told to
 	tasks     map[incSet]*lineTask
+	due       []dueMark // room of pollTasks
+	answers   []incSet
 	freed     map[wire.GroupID]wire.Set
 	sealedAt  map[wire.Incarnation]wire.Seq // the seal above which it was purged
 	reportAt  time.Duration
@@ -109,7 +113,7 @@ func (a setKey) less(b setKey) bool {
 
 func newComponent(n *Node) *component {
 	return &component{
-		n: n, frames: map[uint64]*frame{}, sets: map[setKey]map[wire.Portion]*holding{}, marked: map[setKey][]*holding{},
+		n: n, frames: map[uint64]*frame{}, sets: map[setKey]*heldSet{},
 		flights: map[uint64]*mirrorFlight{}, flying: map[wire.AgentID]int{}, acks: map[copyTrack]ackSeen{},
 		marks: map[incSet]*markTask{}, tasks: map[incSet]*lineTask{},
 		freed: map[wire.GroupID]wire.Set{}, sealedAt: map[wire.Incarnation]wire.Seq{},
@@ -160,6 +164,7 @@ func (c *component) enter(g *cluster.Group, b *wire.Body) *frame {
 		}
 		if p := u.PortionID(); h == nil || h.Portion != p {
 			h = c.holding(b, p)
+			c.newMarks = c.newMarks || p.Volume == wire.MarkVolume
 		}
 		at := len(h.entries)
 		if at > 0 && h.entries[at-1].seq >= u.Seq {
@@ -169,7 +174,7 @@ func (c *component) enter(g *cluster.Group, b *wire.Body) *frame {
 			}
 		}
 		e := &block[i]
-		*e = entry{seq: u.Seq, f: f, i: i, h: h}
+		*e = entry{seq: u.Seq, f: f, i: int32(i), h: h}
 		if at == len(h.entries) {
 			h.entries = append(h.entries, e)
 		} else {
@@ -196,9 +201,9 @@ func (c *component) stateChanged() {
 	st := c.n.state
 	c.followLife()
 	gone := map[wire.GroupID]bool{}
-	for _, k := range c.keys {
-		if st.Groups[k.group] == nil {
-			gone[k.group] = true
+	for _, s := range c.order {
+		if st.Groups[s.group] == nil {
+			gone[s.group] = true
 		}
 	}
 	for _, id := range cluster.SortedKeys(gone) {
@@ -215,7 +220,7 @@ func (c *component) stateChanged() {
 		c.view = st.View
 		c.flights, c.flying = map[uint64]*mirrorFlight{}, map[wire.AgentID]int{}
 		// Frames taken in an older view are refused when they are sent again; their senders know.
-		c.waits = nil
+		c.acking.endAll(func(*ackWait) bool { return true })
 		c.refresh(false)
 		c.unmirrorFlying()
 		c.marks, c.tasks = map[incSet]*markTask{}, map[incSet]*lineTask{}
@@ -224,7 +229,7 @@ func (c *component) stateChanged() {
 	if c.members != st.MembersAt {
 		c.members = st.MembersAt
 		c.refresh(false)
-		for _, w := range c.waits {
+		for _, w := range c.acking.all {
 			w.next = 0 // what one copy was enough for may want two now
 		}
 	}
@@ -237,7 +242,7 @@ func (c *component) stateChanged() {
 		}
 		if c.freed[id] < past {
 			c.freed[id] = past
-			c.drop(func(k setKey) bool { return k.group == id && k.set <= past })
+			c.drop(func(k setKey) bool { return (k.group == id || c.n.mutant("free-every-group")) && k.set <= past })
 			c.n.eff.Free = append(c.n.eff.Free, Free{Group: id, UpTo: past})
 		}
 	}
@@ -254,7 +259,8 @@ func (c *component) followLife() {
 	}
 	if c.booted { // also when it is admitted: from here on the journal is of the new life
 		c.drop(func(setKey) bool { return true })
-		c.waits, c.flights, c.flying = nil, map[uint64]*mirrorFlight{}, map[wire.AgentID]int{}
+		c.acking.endAll(func(*ackWait) bool { return true })
+		c.flights, c.flying = map[uint64]*mirrorFlight{}, map[wire.AgentID]int{}
 		c.load.reset(c.n.now)
 		c.n.eff.Wipe = true
 		c.n.event(0, "component.reset", "agent", c.n.cfg.ID)
@@ -273,15 +279,15 @@ func (n *Node) SetJournal(used, limit, reserve int64) {
 func (c *component) status() *ComponentStatus {
 	c.load.pass(c.n.now)
 	st := &ComponentStatus{
-		Used: c.used, Limit: c.limit, Reserve: c.reserve, Stranded: c.n.reach.stranded(), Sets: len(c.keys),
+		Used: c.used, Limit: c.limit, Reserve: c.reserve, Stranded: c.n.reach.stranded(), Sets: len(c.order),
 		TakenOwned: c.load.owned, TakenMirrored: c.load.mirrored, Busy: c.load.busy, Waited: c.load.waited,
 	}
 	if a := c.n.state.Agents[c.n.cfg.ID]; a != nil {
 		st.Life = a.Life
 	}
 	second := len(c.n.state.Eligible()) > 1 // there is one for every copy
-	for _, k := range c.keys {
-		for _, h := range c.sets[k] {
+	for _, s := range c.order {
+		for _, h := range s.ascending() {
 			if h.owned {
 				st.Owned += int64(len(h.entries))
 				st.OwnedBytes += h.bytes
@@ -295,7 +301,7 @@ func (c *component) status() *ComponentStatus {
 			}
 		}
 	}
-	if slices.ContainsFunc(c.waits, func(w *ackWait) bool { return w.back != nil }) {
+	if slices.ContainsFunc(c.acking.all, func(w *ackWait) bool { return w.back != nil && !w.over }) {
 		st.Rebuilding = true // an owner lacks what is here
 	}
 	return st

@@ -45,8 +45,7 @@ func (s *source) way(pair cluster.Pair) way {
 // Hops returns the components to which queued frames are to be sent.
 func (n *Node) Hops() []wire.AgentID {
 	var to []wire.AgentID
-	for _, id := range cluster.SortedKeys(n.sources) {
-		s := n.sources[id]
+	for _, s := range n.ordered {
 		for _, pair := range s.order {
 			if len(s.queues[pair]) == 0 || pair.Owner == 0 {
 				continue
@@ -63,8 +62,8 @@ func (n *Node) Hops() []wire.AgentID {
 // when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
 func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
 	n.now = max(n.now, now)
-	for _, id := range cluster.SortedKeys(n.sources) {
-		if out := n.sources[id].nextFrame(to, maxBytes); out != nil {
+	for _, s := range n.ordered {
+		if out := s.nextFrame(to, maxBytes); out != nil {
 			return out
 		}
 	}
@@ -89,7 +88,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
 			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
 		}
-		room := min(len(q), 256)
+		room := min(len(q), 256, int(maxBytes/updateOverhead)+1)
 		fl := &flight{to: way.acks, pair: pair, at: s.n.now, items: make([]*item, 0, room)}
 		out.Updates, out.Handles = make([]wire.Update, 0, room), make([]any, 0, room)
 		taken := 0

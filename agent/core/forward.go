@@ -1,8 +1,6 @@
 package core
 
 import (
-	"slices"
-
 	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 )
@@ -25,33 +23,27 @@ func (c *component) giveBack(h *holding, seqs SeqRanges) {
 	}); err != nil {
 		return
 	}
-	c.waits = slices.DeleteFunc(c.waits, func(o *ackWait) bool { return o.back == h })
-	c.waits = append(c.waits, w)
-	c.forwards++
+	c.acking.endAll(func(o *ackWait) bool { return o.back == h })
+	c.acking.add(w)
 }
 
 // pumpForwards brings to their owners, as far as they are on this disk, the entries that primaries wait for, and those that
 // an owner lost. What is refused or lost is brought again as long as anybody waits for it: a primary that has given up
 // sends again.
 func (c *component) pumpForwards() {
-	if c.forwards == 0 || c.n.now < c.forwardAt {
+	if c.acking.forwards == 0 || c.n.now < c.forwardAt {
 		return
 	}
-	flying := map[*entry]bool{}
-	for _, fl := range c.flights {
-		for _, e := range fl.entries {
-			flying[e] = true
-		}
-	}
-	for _, w := range c.waits {
-		if w.forward {
-			c.forward(w, flying)
+	c.markFlying()
+	for _, w := range c.acking.all {
+		if w.forward && !w.over {
+			c.forward(w)
 		}
 	}
 }
 
 // forward sends what of a wait's entries is not on its way, as far as the window allows.
-func (c *component) forward(w *ackWait, flying map[*entry]bool) {
+func (c *component) forward(w *ackWait) {
 	flags := toOwner
 	if w.back != nil {
 		flags |= rebuilding
@@ -60,7 +52,7 @@ func (c *component) forward(w *ackWait, flying map[*entry]bool) {
 	var order []*Remirror
 	for _, e := range w.entries[w.next:] {
 		owner := e.h.owner
-		if e.gone || !e.durable || e.mirrored || flying[e] || e.h.owned || owner == 0 {
+		if e.gone || !e.durable || e.mirrored || e.pump == c.pump || e.h.owned || owner == 0 {
 			continue
 		}
 		r := parts[e.f]
@@ -74,12 +66,22 @@ func (c *component) forward(w *ackWait, flying map[*entry]bool) {
 			c.flying[owner]++
 			c.flights[r.Route.No] = &mirrorFlight{to: owner, hop: r.To, at: c.n.now, forward: true}
 		}
-		r.Index = append(r.Index, e.i)
+		r.Index = append(r.Index, int(e.i))
 		fl := c.flights[r.Route.No]
 		fl.entries = append(fl.entries, e)
-		flying[e] = true
+		e.pump = c.pump
 	}
 	for _, r := range order {
 		c.n.eff.Remirror = append(c.n.eff.Remirror, *r)
+	}
+}
+
+// markFlying gives component.pump a new number, and every entry that is on its way the same.
+func (c *component) markFlying() {
+	c.pump++
+	for _, fl := range c.flights {
+		for _, e := range fl.entries {
+			e.pump = c.pump
+		}
 	}
 }

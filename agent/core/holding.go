@@ -29,25 +29,50 @@ type holding struct {
 	flying   int   // re-mirrored frames on their way with updates of it
 }
 
+// heldSet is what this component holds of a set.
+type heldSet struct {
+	setKey
+	holdings map[wire.Portion]*holding
+	sorted   []*holding // holdings by ascending portion, as far as ascending was called
+	marked   []*holding // those of the primaries' pseudo-portions
+}
+
+// ascending returns the holdings by ascending portion. They only become more.
+func (s *heldSet) ascending() []*holding {
+	if len(s.sorted) != len(s.holdings) {
+		s.sorted = slices.AppendSeq(make([]*holding, 0, len(s.holdings)), maps.Values(s.holdings))
+		slices.SortFunc(s.sorted, func(a, b *holding) int { return comparePortions(a.Portion, b.Portion) })
+	}
+	return s.sorted
+}
+
+// at returns what is held of a portion in a set, or nil.
+func (c *component) at(group wire.GroupID, set wire.Set, p wire.Portion) *holding {
+	if s := c.sets[setKey{group, set}]; s != nil {
+		return s.holdings[p]
+	}
+	return nil
+}
+
 // holding returns the holding of a portion, made if there is none.
 func (c *component) holding(b *wire.Body, p wire.Portion) *holding {
 	k := setKey{b.Group, b.Set}
-	ps := c.sets[k]
-	if ps == nil {
-		ps = map[wire.Portion]*holding{}
-		c.sets[k] = ps
-		at := sort.Search(len(c.keys), func(i int) bool { return !c.keys[i].less(k) })
-		c.keys = slices.Insert(c.keys, at, k)
+	s := c.sets[k]
+	if s == nil {
+		s = &heldSet{setKey: k, holdings: map[wire.Portion]*holding{}}
+		c.sets[k] = s
+		at := sort.Search(len(c.order), func(i int) bool { return !c.order[i].less(k) })
+		c.order = slices.Insert(c.order, at, s)
 	}
-	h := ps[p]
+	h := s.holdings[p]
 	if h == nil {
 		h = &holding{
 			SetPortion: SetPortion{Group: b.Group, Set: b.Set, Inc: b.Incarnation, Portion: p}, primary: b.Primary, known: true,
 		}
 		c.assign(h)
-		ps[p] = h
+		s.holdings[p] = h
 		if p.Volume == wire.MarkVolume {
-			c.marked[k] = append(c.marked[k], h)
+			s.marked = append(s.marked, h)
 		}
 	}
 	return h
@@ -73,9 +98,10 @@ func (c *component) assign(h *holding) bool {
 // refresh folds every holding's assignment over the view. What has a new mirror is mirrored anew; after a restart
 // nothing is known of any mirror.
 func (c *component) refresh(restart bool) {
-	for _, k := range c.keys {
-		for _, p := range portionsOf(c.sets[k]) {
-			h := c.sets[k][p]
+	c.newMarks = true
+	c.acking.changedAll()
+	for _, s := range c.order {
+		for _, h := range s.ascending() {
 			if c.assign(h) || restart {
 				c.forgetMirror(h)
 			}
@@ -100,16 +126,6 @@ func (c *component) forgetMirror(h *holding) {
 	c.touched = true
 }
 
-// portionsOf returns the portions of a set in ascending order.
-func portionsOf[T any](m map[wire.Portion]T) []wire.Portion {
-	ps := make([]wire.Portion, 0, len(m))
-	for p := range m {
-		ps = append(ps, p)
-	}
-	slices.SortFunc(ps, comparePortions)
-	return ps
-}
-
 func comparePortions(a, b wire.Portion) int {
 	if a.Volume != b.Volume {
 		if a.Volume < b.Volume {
@@ -128,7 +144,7 @@ func comparePortions(a, b wire.Portion) int {
 
 // find returns the entry of an update, or nil.
 func (c *component) find(b *wire.Body, u *wire.Update) *entry {
-	h := c.sets[setKey{b.Group, b.Set}][u.PortionID()]
+	h := c.at(b.Group, b.Set, u.PortionID())
 	if h == nil {
 		return nil
 	}
@@ -160,9 +176,8 @@ func (h *holding) unheld() int64 {
 
 // unmirrorFlying makes owners ask about what was on its way to a mirror when the view rose.
 func (c *component) unmirrorFlying() {
-	for _, k := range c.keys {
-		for _, p := range portionsOf(c.sets[k]) {
-			h := c.sets[k][p]
+	for _, s := range c.order {
+		for _, h := range s.ascending() {
 			h.flying = 0
 			if h.owned && h.mirror != 0 && h.mirrored.Count < uint64(len(h.entries)) {
 				h.known, h.askAt = false, 0
@@ -179,12 +194,12 @@ func (c *component) purge(g *cluster.Group) {
 			continue
 		}
 		c.sealedAt[inc.ID] = inc.Seal
-		for _, k := range c.keys {
-			if k.group != g.ID {
+		for _, s := range c.order {
+			if s.group != g.ID {
 				continue
 			}
-			for _, p := range portionsOf(c.sets[k]) {
-				if h := c.sets[k][p]; h.Inc == inc.ID {
+			for _, h := range s.ascending() {
+				if h.Inc == inc.ID {
 					c.cut(h, inc)
 				}
 			}
@@ -212,11 +227,13 @@ func (c *component) cut(h *holding, inc *cluster.Incarnation) {
 	if c.n.mutant("seal-not-cut") || c.n.mutant("revoked-accepted") {
 		return
 	}
+	c.newMarks = true
 	kept := h.entries[:0]
 	h.durable, h.mirrored = Tally{}, Tally{}
 	for _, e := range h.entries {
 		if !belowSeal(inc, h.Set, &e.f.updates[e.i]) {
 			e.gone = true
+			c.acking.changed(e)
 			h.bytes -= size(&e.f.updates[e.i])
 			if !slices.ContainsFunc(e.f.entries, func(e *entry) bool { return !e.gone }) {
 				delete(c.frames, e.f.id)
@@ -238,15 +255,16 @@ func (c *component) cut(h *holding, inc *cluster.Incarnation) {
 
 // drop forgets sets.
 func (c *component) drop(which func(setKey) bool) {
-	kept := c.keys[:0]
-	for _, k := range c.keys {
-		if !which(k) {
-			kept = append(kept, k)
+	kept := c.order[:0]
+	for _, s := range c.order {
+		if !which(s.setKey) {
+			kept = append(kept, s)
 			continue
 		}
-		for _, h := range c.sets[k] {
+		for _, h := range s.holdings {
 			for _, e := range h.entries {
 				e.gone = true
+				c.acking.changed(e)
 				delete(c.frames, e.f.id)
 			}
 			delete(c.marks, incSet{h.Group, h.Set, h.Inc})
@@ -255,8 +273,8 @@ func (c *component) drop(which func(setKey) bool) {
 				c.behind--
 			}
 		}
-		delete(c.sets, k)
-		delete(c.marked, k)
+		delete(c.sets, s.setKey)
 	}
-	c.keys = kept
+	clear(c.order[len(kept):])
+	c.order = kept
 }

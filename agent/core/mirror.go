@@ -1,7 +1,6 @@
 package core
 
 import (
-	"slices"
 	"time"
 
 	"flotilla/agent/core/cluster"
@@ -37,6 +36,7 @@ func (c *component) copiedAt(e *entry, at wire.AgentID) {
 	if !e.gone && !e.mirrored && at == other {
 		e.mirrored = true
 		e.h.mirrored.add(e.seq)
+		c.acking.changed(e)
 	}
 }
 
@@ -100,14 +100,7 @@ func (c *component) landAll(peer wire.AgentID) {
 
 func (c *component) disconnected(peer wire.AgentID) {
 	c.landAll(peer)
-	kept := c.waits[:0]
-	for _, w := range c.waits {
-		if w.to != peer {
-			kept = append(kept, w)
-		}
-	}
-	clear(c.waits[len(kept):])
-	c.waits = kept
+	c.acking.endAll(func(w *ackWait) bool { return w.to == peer })
 }
 
 // maxAsked bounds the portions of one MirrorAsk.
@@ -138,8 +131,11 @@ func (c *component) pumpMirrors() {
 		return
 	}
 	asks := map[wire.AgentID]*MirrorAsk{}
-	for _, k := range c.keys {
-		for _, h := range behindOf(c.sets[k]) {
+	for _, s := range c.order {
+		for _, h := range s.ascending() {
+			if !h.behind {
+				continue
+			}
 			if !h.owned || h.mirror == 0 || (h.known && h.mirrored.Count == uint64(len(h.entries))) {
 				h.behind = false
 				c.behind--
@@ -170,18 +166,6 @@ func (c *component) pumpMirrors() {
 	}
 }
 
-// behindOf returns the holdings of a set that are behind, in ascending order of their portions.
-func behindOf(holdings map[wire.Portion]*holding) []*holding {
-	var hs []*holding
-	for _, h := range holdings {
-		if h.behind {
-			hs = append(hs, h)
-		}
-	}
-	slices.SortFunc(hs, func(a, b *holding) int { return comparePortions(a.Portion, b.Portion) })
-	return hs
-}
-
 // mirrorAsk answers with what is durable here.
 func (c *component) mirrorAsk(from wire.AgentID, m *MirrorAsk) {
 	if c.lost || m.View != c.n.state.View || len(m.Portions) > maxAsked {
@@ -190,7 +174,7 @@ func (c *component) mirrorAsk(from wire.AgentID, m *MirrorAsk) {
 	p := havePager{c: c, to: from}
 	for _, sp := range m.Portions {
 		hold := Holding{SetPortion: sp}
-		if h := c.sets[setKey{sp.Group, sp.Set}][sp.Portion]; h != nil && h.Inc == sp.Inc {
+		if h := c.at(sp.Group, sp.Set, sp.Portion); h != nil && h.Inc == sp.Inc {
 			hold.Seqs, _ = h.list(0)
 		}
 		p.add(hold)
@@ -257,7 +241,7 @@ func (c *component) mirrorHave(from wire.AgentID, m *MirrorHave) {
 		if inc == nil || c.n.state.Pair(g, hold.Set, hold.Portion) != (cluster.Pair{Owner: c.n.cfg.ID, Mirror: from}) {
 			continue
 		}
-		h := c.sets[setKey{hold.Group, hold.Set}][hold.Portion]
+		h := c.at(hold.Group, hold.Set, hold.Portion)
 		if h != nil && (h.Inc != hold.Inc || !h.owned || h.mirror != from) {
 			continue
 		}
@@ -306,17 +290,16 @@ func bounded(hs []Holding) bool {
 func (c *component) offer() {
 	st := c.n.state
 	pages := map[wire.AgentID]*havePager{}
-	for _, k := range c.keys {
-		g := st.Groups[k.group]
+	for _, s := range c.order {
+		g := st.Groups[s.group]
 		if g == nil {
 			continue
 		}
-		for _, p := range portionsOf(c.sets[k]) {
-			h := c.sets[k][p]
+		for _, h := range s.ascending() {
 			if inc := g.Inc(h.Inc); h.owned || inc == nil || !inc.Ended || !inc.Contributes(h.Set) {
 				continue
 			}
-			pair := st.Pair(g, h.Set, p)
+			pair := st.Pair(g, h.Set, h.Portion)
 			if pair.Mirror != c.n.cfg.ID {
 				continue
 			}
@@ -345,7 +328,7 @@ func (c *component) mirrorWant(from wire.AgentID, m *MirrorWant) {
 		if g == nil || c.n.mutant("no-giving-back") || c.n.state.Pair(g, hold.Set, hold.Portion) != (cluster.Pair{Owner: from, Mirror: c.n.cfg.ID}) {
 			continue
 		}
-		h := c.sets[setKey{hold.Group, hold.Set}][hold.Portion]
+		h := c.at(hold.Group, hold.Set, hold.Portion)
 		if h == nil || h.Inc != hold.Inc {
 			continue
 		}
@@ -362,18 +345,16 @@ func (c *component) remirror(h *holding) {
 	var parts []*Remirror
 	byFrame := map[uint64]*Remirror{}
 	entries := map[uint64][]*entry{}
-	waiting := map[*entry]bool{}
+	c.pump++
 	for _, fl := range c.flights {
 		if fl.to == h.mirror {
 			for _, e := range fl.entries {
-				if e.h == h {
-					waiting[e] = true
-				}
+				e.pump = c.pump
 			}
 		}
 	}
 	for _, e := range h.entries {
-		if e.mirrored || !e.f.durable || waiting[e] {
+		if e.mirrored || !e.f.durable || e.pump == c.pump {
 			continue
 		}
 		r := byFrame[e.f.id]
@@ -385,7 +366,7 @@ func (c *component) remirror(h *holding) {
 			byFrame[e.f.id] = r
 			parts = append(parts, r)
 		}
-		r.Index = append(r.Index, e.i)
+		r.Index = append(r.Index, int(e.i))
 		entries[r.Route.No] = append(entries[r.Route.No], e)
 	}
 	for _, r := range parts {

@@ -15,7 +15,8 @@
 //	cut.go        primary: standing still for a cut
 //	extents.go    primary: which extents a crash would make us copy again
 //	component.go  component: its part as a whole
-//	receive.go    component: taking frames, acknowledging them
+//	receive.go    component: taking frames
+//	acks.go       component: acknowledging them
 //	holding.go    component: the index of what is held, and who is responsible
 //	mirror.go     component: the second copy
 //	forward.go    component: the first copy, brought to an owner that the primary does not reach
@@ -53,6 +54,7 @@ type Node struct {
 	comp      *component
 	captain   *captain // nil unless this agent leads
 	sources   map[wire.GroupID]*source
+	ordered   []*source // sources, ascending by group
 	secondary *secondary
 	reach     *reach
 
@@ -101,8 +103,8 @@ func (n *Node) Tick(now time.Duration) {
 	n.control.tick()
 	n.reach.tick()
 	n.sendStatus()
-	for _, id := range cluster.SortedKeys(n.sources) {
-		n.sources[id].tick()
+	for _, s := range n.ordered {
+		s.tick()
 	}
 	n.comp.tick()
 	if n.captain != nil {
@@ -168,8 +170,8 @@ func (n *Node) frameAck(from wire.AgentID, m *FrameAck) {
 		if n.comp.mirrorAcked(from, no) {
 			continue
 		}
-		for _, id := range cluster.SortedKeys(n.sources) {
-			if n.sources[id].acked(from, no) {
+		for _, s := range n.ordered {
+			if s.acked(from, no) {
 				break
 			}
 		}
@@ -180,8 +182,8 @@ func (n *Node) frameNack(from wire.AgentID, m *FrameNack) {
 	if n.comp.mirrorFailed(from, m.No) {
 		return
 	}
-	for _, id := range cluster.SortedKeys(n.sources) {
-		if n.sources[id].nacked(from, m) {
+	for _, s := range n.ordered {
+		if s.nacked(from, m) {
 			return
 		}
 	}
@@ -191,8 +193,8 @@ func (n *Node) frameNack(from wire.AgentID, m *FrameNack) {
 func (n *Node) Disconnected(now time.Duration, peer wire.AgentID) {
 	n.now = max(n.now, now)
 	n.comp.disconnected(peer)
-	for _, id := range cluster.SortedKeys(n.sources) {
-		n.sources[id].disconnected(peer)
+	for _, s := range n.ordered {
+		s.disconnected(peer)
 	}
 }
 
@@ -205,8 +207,8 @@ func (n *Node) mutant(name string) bool { return n.cfg.Mutants[name] }
 // stateChanged lets the roles look at the state after commands were applied.
 func (n *Node) stateChanged() {
 	n.comp.stateChanged()
-	for _, id := range cluster.SortedKeys(n.sources) {
-		n.sources[id].stateChanged()
+	for _, s := range n.ordered {
+		s.stateChanged()
 	}
 	if n.captain != nil {
 		n.captain.stateChanged()
@@ -222,8 +224,8 @@ func (n *Node) sendStatus() {
 	n.statusAt = n.now + n.cfg.StatusEvery
 	n.round++
 	st := &Status{Run: n.run, Round: n.round, Seen: n.seen, View: n.state.View, Applied: n.state.Index, Unreached: n.reach.unreached(0)}
-	for _, id := range cluster.SortedKeys(n.sources) {
-		st.Groups = append(st.Groups, n.sources[id].status())
+	for _, s := range n.ordered {
+		st.Groups = append(st.Groups, s.status())
 	}
 	if a := n.state.Agents[n.cfg.ID]; a != nil && a.Backup {
 		st.Component = n.comp.status()
@@ -266,6 +268,9 @@ func (n *Node) Heard() map[wire.AgentID]Heard {
 	}
 	return out
 }
+
+// Leads reports whether this agent is the captain as far as it knows.
+func (n *Node) Leads() bool { return n.captain != nil }
 
 // Captain returns the captain as far as this agent knows, or 0.
 func (n *Node) Captain() wire.AgentID { return n.control.lead() }

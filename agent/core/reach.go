@@ -176,8 +176,8 @@ func (r *reach) mayJoin() bool {
 // unreached sends again by another way what was on its way to a peer.
 func (n *Node) unreached(peer wire.AgentID) {
 	n.comp.landAll(peer)
-	for _, id := range cluster.SortedKeys(n.sources) {
-		n.sources[id].disconnected(peer)
+	for _, s := range n.ordered {
+		s.disconnected(peer)
 	}
 	n.eff.Wake = true // senders look at their ways anew
 }

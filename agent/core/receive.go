@@ -40,18 +40,6 @@ func ends(r wire.Route, b *wire.Body) (from, to wire.AgentID) {
 	return r.Owner, r.Mirror
 }
 
-// ackWait is a frame whose sender waits for an ack.
-type ackWait struct {
-	to      wire.AgentID
-	no      uint64
-	entries []*entry
-	next    int      // entries before it are settled
-	mirror  bool     // the sender is an owner: durable here is enough
-	forward bool     // this is the mirror, and the sender a primary: durable at the owner, too
-	back    *holding // forward, but nobody waits for an ack: the owner lost what is here
-	dead    bool
-}
-
 // ReceiveFrame takes a frame from a primary or from a component. Sums are checked by the shell; data of marks is there.
 func (n *Node) ReceiveFrame(now time.Duration, from wire.AgentID, r wire.Route, b *wire.Body) {
 	n.now = max(n.now, now)
@@ -135,7 +123,7 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 			if !c.placed(g, b, p) {
 				return NackBad, false
 			}
-			if h := c.sets[setKey{b.Group, b.Set}][p]; h != nil && h.Inc != b.Incarnation {
+			if h := c.at(b.Group, b.Set, p); h != nil && h.Inc != b.Incarnation {
 				return NackBad, false
 			}
 			pair, want := st.Pair(g, b.Set, p), cluster.Pair{Owner: c.n.cfg.ID, Mirror: from}
@@ -208,14 +196,14 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 		}
 	}
 	if f == nil && len(w.entries) > 0 { // sent again: the number of the newest sending is the one to acknowledge
-		for _, old := range c.waits {
-			if old.to == from && old.mirror == asMirror && slices.Equal(old.entries, w.entries) {
+		for _, old := range c.acking.all {
+			if !old.over && old.to == from && old.mirror == asMirror && slices.Equal(old.entries, w.entries) {
 				old.no = r.No
 				return
 			}
 		}
 	}
-	c.waits = append(c.waits, w)
+	c.acking.add(w)
 }
 
 // mirrorFrame sends a frame on to the mirror, as it came.
@@ -255,6 +243,7 @@ func (n *Node) Stored(now time.Duration, id uint64, ref any, err error) {
 		if !e.gone && !e.durable {
 			e.durable = true
 			e.h.durable.add(e.seq)
+			c.acking.changed(e)
 		}
 	}
 	if g := n.state.Groups[f.entries[0].h.Group]; g != nil {
@@ -271,7 +260,8 @@ func (c *component) unstore(f *frame) {
 		if e.gone {
 			continue
 		}
-		e.gone = true
+		e.gone, c.newMarks = true, true
+		c.acking.changed(e)
 		h := e.h
 		if k := slices.Index(h.entries, e); k >= 0 {
 			h.entries = slices.Delete(h.entries, k, k+1)
@@ -281,9 +271,10 @@ func (c *component) unstore(f *frame) {
 			h.mirrored.remove(e.seq)
 		}
 	}
-	for _, w := range c.waits {
-		if !w.dead && slices.ContainsFunc(w.entries[w.next:], func(e *entry) bool { return e.f == f }) {
+	for _, w := range c.acking.all {
+		if !w.over && !w.dead && slices.ContainsFunc(w.entries[w.next:], func(e *entry) bool { return e.f == f }) {
 			w.dead = true
+			c.acking.look(w)
 			c.n.send(w.to, &FrameNack{No: w.no, Reason: NackFull, View: c.n.state.View})
 		}
 	}
@@ -295,36 +286,13 @@ func (c *component) settle() {
 		return
 	}
 	c.touched = false
-	acks := map[wire.AgentID][]uint64{}
-	kept := c.waits[:0]
-	c.forwards = 0
-	for _, w := range c.waits {
-		for w.next < len(w.entries) && c.settled(w.entries[w.next], w.mirror || (w.forward && c.n.mutant("forward-held-once"))) {
-			w.next++
-		}
-		switch {
-		case w.dead || (w.next < len(w.entries) && w.entries[w.next].gone):
-			// Applied, given up or cut off by a seal: the sender is told what holds when it asks again.
-		case w.next == len(w.entries):
-			acks[w.to] = append(acks[w.to], w.no)
-		default:
-			kept = append(kept, w)
-			if w.forward {
-				c.forwards++
-			}
-		}
-	}
-	clear(c.waits[len(kept):])
-	c.waits = kept
-	for _, to := range cluster.SortedKeys(acks) {
-		c.n.send(to, &FrameAck{Nos: acks[to]})
-	}
+	c.acknowledge()
 	// Both walk everything that is held: not for every frame.
 	if c.poll && c.n.now >= c.pollAt {
 		c.poll, c.pollAt = false, c.n.now+pollEvery
 		c.pollTasks()
 	}
-	if (c.behind > 0 || c.forwards > 0) && c.n.now >= c.pumpAt {
+	if (c.behind > 0 || c.acking.forwards > 0) && c.n.now >= c.pumpAt {
 		c.pumpAt = c.n.now + pollEvery
 		c.pumpMirrors()
 		c.pumpForwards()
@@ -333,14 +301,3 @@ func (c *component) settle() {
 
 // pollEvery bounds how often tasks and mirrors are looked after.
 const pollEvery = 4 * time.Millisecond
-
-// settled reports whether an entry is durable where its sender wants it.
-func (c *component) settled(e *entry, mirror bool) bool {
-	if e.gone {
-		return false
-	}
-	if !e.durable && !c.n.mutant("journal-not-synced") {
-		return false
-	}
-	return mirror || e.h.mirror == 0 || e.mirrored
-}

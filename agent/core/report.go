@@ -50,12 +50,11 @@ func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) []*Repo
 	}
 	r, numbers := page(), 0
 	pages := []*Report{r}
-	for _, k := range c.keys {
-		if k.group != g.ID {
+	for _, s := range c.order {
+		if s.group != g.ID {
 			continue
 		}
-		for _, p := range portionsOf(c.sets[k]) {
-			h := c.sets[k][p]
+		for _, h := range s.ascending() {
 			if h.Inc != inc.ID {
 				continue
 			}
@@ -66,7 +65,7 @@ func (c *component) holdings(g *cluster.Group, inc *cluster.Incarnation) []*Repo
 				}
 				r.Held = append(r.Held, Holding{SetPortion: h.SetPortion, Seqs: seqs, More: more})
 			}
-			if p.Volume != wire.MarkVolume {
+			if h.Portion.Volume != wire.MarkVolume {
 				continue
 			}
 			for _, e := range h.entries {

@@ -263,3 +263,13 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 		c.n.Propose(cluster.Command{Final: &cluster.Final{Group: g.ID, Set: point, View: c.n.state.View, Lost: lost}})
 	}
 }
+
+// portionsOf returns the portions of a map in ascending order.
+func portionsOf[T any](m map[wire.Portion]T) []wire.Portion {
+	ps := make([]wire.Portion, 0, len(m))
+	for p := range m {
+		ps = append(ps, p)
+	}
+	slices.SortFunc(ps, comparePortions)
+	return ps
+}

@@ -35,7 +35,9 @@ func (s *source) openSet(set wire.Set) {
 
 // closeSet ends the open set with its manifest and opens the next.
 func (s *source) closeSet(next wire.Set) {
-	m := Manifest{First: s.first, Last: s.next, Broken: s.broken || (s.again && s.resync > 0)}
+	// Once nothing was left to copy, what is copied later breaks nothing: it is what failed writes left.
+	s.again = s.again && s.resync > 0
+	m := Manifest{First: s.first, Last: s.next, Broken: s.broken || s.again}
 	for p, t := range s.lines {
 		m.Lines = append(m.Lines, Line{Portion: p, Tally: *t})
 	}

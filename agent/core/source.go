@@ -101,6 +101,7 @@ func (n *Node) AddSource(now time.Duration, g wire.GroupID) {
 		s.nonce = n.nonce()
 		s.detach()
 		n.sources[g] = s
+		n.order()
 	}
 	s.ready = true
 	s.stateChanged()
@@ -118,6 +119,15 @@ func (n *Node) RemoveSource(now time.Duration, g wire.GroupID) {
 	}
 	s.detach()
 	delete(n.sources, g)
+	n.order()
+}
+
+// order lists the sources, ascending by group.
+func (n *Node) order() {
+	n.ordered = nil
+	for _, id := range cluster.SortedKeys(n.sources) {
+		n.ordered = append(n.ordered, n.sources[id])
+	}
 }
 
 // nonce draws the number of an attach from the seed of this run.

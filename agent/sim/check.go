@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"flotilla/agent/core/cluster"
@@ -24,10 +25,13 @@ func (im image) write(u *wire.Update) {
 }
 
 // targets returns the targets as they read, after a power cut when durable is set.
-func (o *oracle) targets(durable bool) image {
+func (o *groupOracle) targets(durable bool) image {
 	im := image{}
 	for _, h := range o.w.hosts {
 		for id, d := range h.targets {
+			if o.sizes[id] == 0 {
+				continue // of another group
+			}
 			if durable {
 				im[id] = slices.Clone(d.durable)
 			} else {
@@ -40,7 +44,7 @@ func (o *oracle) targets(durable bool) image {
 
 // replay rolls what the incarnations numbered forward, from recovery point to recovery point.
 type replay struct {
-	o       *oracle
+	o       *groupOracle
 	g       *cluster.Group
 	cursors map[wire.Incarnation]*cursor
 }
@@ -104,7 +108,7 @@ func (im image) roll(log []numbered, inc *cluster.Incarnation, n wire.Set) int {
 
 // removals learns what the targets of volumes that were just taken out are to hold: what the sources had at the newest
 // committed point, as the group now knows it, or knew it before.
-func (o *oracle) removals(g *cluster.Group) {
+func (o *groupOracle) removals(g *cluster.Group) {
 	for _, id := range cluster.SortedKeys(g.Volumes) {
 		v := g.Volumes[id]
 		if v.Removed == nil {
@@ -112,7 +116,7 @@ func (o *oracle) removals(g *cluster.Group) {
 		}
 		_, known := o.removed[id]
 		if o.removed == nil {
-			o.removed = map[wire.VolumeID][]uint64{}
+			o.removed = image{}
 		}
 		if !v.Usable() {
 			o.removed[id] = nil // of no use from the first, or torn since
@@ -140,7 +144,7 @@ func (o *oracle) removals(g *cluster.Group) {
 }
 
 // checkRemoved looks at the targets of removed volumes: they stand where they were left, and nothing comes to them later.
-func (o *oracle) checkRemoved(g *cluster.Group) {
+func (o *groupOracle) checkRemoved(g *cluster.Group) {
 	targets := o.targets(false)
 	for _, id := range cluster.SortedKeys(o.removed) {
 		v, want := g.Volumes[id], o.removed[id]
@@ -158,7 +162,7 @@ func (o *oracle) checkRemoved(g *cluster.Group) {
 }
 
 // fold takes what no later recovery point can be without out of the logs, unless it is wanted for a trace.
-func (o *oracle) fold(g *cluster.Group) {
+func (o *groupOracle) fold(g *cluster.Group) {
 	if o.w.opt.Trace != nil {
 		return
 	}
@@ -171,11 +175,11 @@ func (o *oracle) fold(g *cluster.Group) {
 
 // checkPoints compares every recovery point that a promote could choose now with the truth (P1, P5), and looks whether
 // one component could be lost (P2).
-func (o *oracle) checkPoints() {
+func (o *groupOracle) checkPoints() {
 	w := o.w
 	w.stats.Checks++
 	st := w.newest()
-	g := st.Groups[w.group]
+	g := st.Groups[o.id]
 	o.checkRemoved(g)
 	if g.Torn || w.failure != nil {
 		return
@@ -185,7 +189,7 @@ func (o *oracle) checkPoints() {
 		points = append(points, g.Point.Set)
 	}
 	for _, p := range g.Points {
-		if p.Set >= g.ApplyTo && (p.Set == g.Applied || g.Applied >= w.lostUpTo) {
+		if p.Set >= g.ApplyTo && (p.Set == g.Applied || g.Applied >= o.lostUpTo) {
 			points = append(points, p.Set)
 		}
 	}
@@ -194,10 +198,13 @@ func (o *oracle) checkPoints() {
 	if rolled == nil || len(g.Points) == 0 || w.failure != nil || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored(nil) {
 		return
 	}
-	for n := g.Applied + 1; n <= g.Granted; n++ {
+	for i := range g.Grants {
+		if g.Grants[i].Last <= g.Applied {
+			continue // all sets of a grant are assigned alike
+		}
 		for id, size := range o.sizes {
 			for b := 0; b < size; b += portionSize / blockSize {
-				if st.Pair(g, n, wire.Portion{Volume: id, Index: uint32(b / (portionSize / blockSize))}).Mirror == 0 {
+				if st.Pair(g, g.Grants[i].Last, wire.Portion{Volume: id, Index: uint32(b / (portionSize / blockSize))}).Mirror == 0 {
 					return // degraded, and the view says so
 				}
 			}
@@ -212,7 +219,7 @@ func (o *oracle) checkPoints() {
 }
 
 // compare holds an image against the truth and against the chains.
-func (o *oracle) compare(what string, g *cluster.Group, n wire.Set, im, want image) {
+func (o *groupOracle) compare(what string, g *cluster.Group, n wire.Set, im, want image) {
 	point := func() string {
 		return fmt.Sprintf("%s: recovery point %d (applied %d, apply to %d)", what, n, g.Applied, g.ApplyTo)
 	}
@@ -262,9 +269,9 @@ func (o *oracle) explain(vol wire.VolumeID, block int) {
 }
 
 // checkChains holds an image against the clients' dependent writes: it must be a prefix of each chain.
-func (o *oracle) checkChains(what func() string, im image) {
+func (o *groupOracle) checkChains(what func() string, im image) {
 	for _, c := range o.w.clients {
-		if len(c.slots) == 0 {
+		if c.group != o.id || len(c.slots) == 0 {
 			continue
 		}
 		var highest uint64
@@ -302,11 +309,11 @@ func (o *oracle) checkChains(what func() string, im image) {
 
 // promotedNow takes the targets as a promote left them: they are at the point, and hold every acknowledged write of a
 // sync group (P3).
-func (o *oracle) promotedNow(st *cluster.State) {
+func (o *groupOracle) promotedNow(st *cluster.State) {
 	w := o.w
-	g := st.Groups[w.group]
+	g := st.Groups[o.id]
 	o.promoted = o.targets(false)
-	w.trace("promoted at set %d, final %d", g.Point.Set, g.Final)
+	w.trace("group %d is promoted at set %d, final %d", o.id, g.Point.Set, g.Final)
 	if g.Torn {
 		return
 	}
@@ -315,7 +322,7 @@ func (o *oracle) promotedNow(st *cluster.State) {
 	if g.Mode != cluster.Sync || g.Doubted() || w.failure != nil {
 		return
 	}
-	for _, id := range cluster.SortedKeys(o.vols) {
+	for _, id := range cluster.SortedKeys(o.sizes) {
 		if v := g.Volumes[id]; v.Removed != nil || !v.Copied(g.Point.Set) {
 			continue
 		}
@@ -337,33 +344,74 @@ func (o *oracle) promotedNow(st *cluster.State) {
 	}
 }
 
-// settled reports whether a run has come to rest: promoted, or everything applied and source and target equal.
+// settled reports whether a run has come to rest.
 func (o *oracle) settled() bool {
-	g := o.w.newest().Groups[o.w.group]
+	return !slices.ContainsFunc(o.groups, func(g *groupOracle) bool { return !g.settled() })
+}
+
+// unsettled says what the groups wait for.
+func (o *oracle) unsettled() string {
+	var why []string
+	for _, g := range o.groups {
+		if w := g.unsettled(); w != "" {
+			why = append(why, w)
+		}
+	}
+	return strings.Join(why, "; ")
+}
+
+// checkPoints compares every recovery point with the truth.
+func (o *oracle) checkPoints() {
+	for _, g := range o.groups {
+		g.checkPoints()
+	}
+}
+
+// checkEnd looks at the end of a run: source equals target, holds were bounded, payloads were given back.
+func (o *oracle) checkEnd() {
+	for _, g := range o.groups {
+		g.checkEnd()
+	}
+	for _, h := range o.w.hosts {
+		if h.handles < 0 {
+			o.w.fail("host %d: %d payload handles were released twice", h.id, -h.handles)
+		}
+	}
+}
+
+// settled reports whether a group has come to rest: promoted, or everything applied and source and target equal.
+func (o *groupOracle) settled() bool {
+	g := o.now()
 	if g.Phase == cluster.Promoted {
 		return o.promoted != nil
 	}
-	if o.w.promoted || g.Phase == cluster.Promoting {
+	if o.asked || g.Phase == cluster.Promoting {
 		return false
 	}
 	return o.unsettled() == ""
 }
 
-func (o *oracle) unsettled() string {
+func (o *groupOracle) unsettled() string {
 	why := o.unsettledGroup()
 	if c := o.w.captain(); c != nil && why != "" {
-		why += "; waits: " + c.Waiting(o.w.group)
+		why += "; waits: " + c.Waiting(o.id)
 	}
 	return why
 }
 
-func (o *oracle) unsettledGroup() string {
-	g := o.w.newest().Groups[o.w.group]
-	if o.w.promoted {
+func (o *groupOracle) unsettledGroup() string {
+	g := o.now()
+	if g.Phase == cluster.Promoted {
+		return ""
+	}
+	if o.asked {
 		return fmt.Sprintf("a promote is under way: %s, committed %d, applied %d of %d, final %v %d, incarnations %s", g.Phase, g.Committed, g.Applied, g.Granted, g.FinalChosen, g.Final, incsOf(g))
 	}
 	for _, h := range o.w.hosts {
 		for _, id := range cluster.SortedKeys(h.sources) {
+			if o.sizes[id] == 0 {
+				continue // of another group
+			}
 			if g.Volumes[id].Removed != nil {
 				continue // checkRemoved looks at it
 			}
@@ -394,10 +442,10 @@ func incsOf(g *cluster.Group) string {
 	return s
 }
 
-// checkEnd looks at the end of a run: source equals target, holds were bounded, payloads were given back.
-func (o *oracle) checkEnd() {
+// checkEnd looks at one group's end.
+func (o *groupOracle) checkEnd() {
 	w := o.w
-	g := w.newest().Groups[w.group]
+	g := o.now()
 	o.checkRemoved(g)
 	if g.Phase == cluster.Promoted {
 		now := o.targets(false)
@@ -407,11 +455,6 @@ func (o *oracle) checkEnd() {
 			}
 		}
 		return
-	}
-	for _, h := range w.hosts {
-		if h.handles < 0 {
-			w.fail("host %d: %d payload handles were released twice", h.id, -h.handles)
-		}
 	}
 	if limit := 50*time.Millisecond + 900*time.Millisecond; w.stats.MaxBlocked > limit && g.Mode == cluster.Async {
 		w.fail("P6: an async write was blocked for %v", w.stats.MaxBlocked)

@@ -16,6 +16,7 @@ import (
 type client struct {
 	w     *World
 	id    int
+	group wire.GroupID
 	slots []slot // of a chained client
 	count uint64
 	pace  time.Duration
@@ -38,7 +39,14 @@ const (
 
 // makeClients gives the first blocks of every volume to the chains.
 func (w *World) makeClients(st *cluster.State) {
-	g := st.Groups[w.group]
+	for _, id := range cluster.SortedKeys(st.Groups) {
+		w.makeClientsOf(st.Groups[id])
+	}
+	w.stats.Clients = len(w.clients)
+	w.oracle.begin()
+}
+
+func (w *World) makeClientsOf(g *cluster.Group) {
 	var vols []*cluster.Volume
 	for _, id := range cluster.SortedKeys(g.Volumes) {
 		vols = append(vols, g.Volumes[id])
@@ -47,8 +55,9 @@ func (w *World) makeClients(st *cluster.State) {
 	if n := w.opt.Reduce.Clients; n > 0 {
 		most = min(most, n)
 	}
+	had := len(w.clients)
 	for c := range min(chainClients, most) {
-		cl := &client{w: w, id: c + 1, sync: g.Mode == cluster.Sync, pace: w.between(time.Millisecond, 30*time.Millisecond)}
+		cl := &client{w: w, id: had + c + 1, group: g.ID, sync: g.Mode == cluster.Sync, pace: w.between(time.Millisecond, 30*time.Millisecond)}
 		for i := range 5 {
 			v := vols[(c+i)%len(vols)]
 			s := slot{host: w.host(v.Primary), volume: v.ID, block: (i/len(vols))*chainClients + c}
@@ -60,14 +69,12 @@ func (w *World) makeClients(st *cluster.State) {
 		w.clients = append(w.clients, cl)
 		w.after(w.between(0, 50*time.Millisecond), "chain", cl.next)
 	}
-	for c := range most - len(w.clients) {
+	for c := range most + had - len(w.clients) {
 		v := vols[w.rng.IntN(len(vols))]
-		cl := &client{w: w, id: chainClients + c + 1, volume: v.ID, pace: w.between(2*time.Millisecond, 60*time.Millisecond)}
+		cl := &client{w: w, id: had + chainClients + c + 1, group: g.ID, volume: v.ID, pace: w.between(2*time.Millisecond, 60*time.Millisecond)}
 		w.clients = append(w.clients, cl)
 		w.after(w.between(0, 50*time.Millisecond), "noise", func() { cl.noise(w.host(v.Primary)) })
 	}
-	w.stats.Clients = len(w.clients)
-	w.oracle.begin()
 }
 
 // reserved is how many blocks of each volume belong to the chains.
@@ -212,9 +219,10 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 	w := h.w
 	alive := h.alive()
 	ups := h.updates(v.id, first, values, kind)
-	inc, seq, err := h.submit(ups)
+	g := v.group.id
+	inc, seq, err := v.group.submit(ups)
 	h.follow() // the node may have opened a set before: its copy comes first
-	view, _ := h.node.View(w.group)
+	view, _ := h.node.View(g)
 	switch {
 	case errors.Is(err, core.ErrPaused):
 		w.after(500*time.Microsecond, "stands still", func() {
@@ -224,10 +232,10 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 		})
 		return
 	case errors.Is(err, core.ErrSetFull):
-		h.do(func(n *core.Node) { n.Suspend(h.time(), w.group) })
+		h.do(func(n *core.Node) { n.Suspend(h.time(), g) })
 		w.after(w.between(50*time.Millisecond, time.Second), "unsuspend", func() {
 			if alive() {
-				h.do(func(n *core.Node) { n.Unsuspend(h.time(), w.group) })
+				h.do(func(n *core.Node) { n.Unsuspend(h.time(), g) })
 			}
 		})
 		fallthrough
@@ -262,7 +270,7 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 		if !alive() {
 			return
 		}
-		vw, _ := h.node.View(w.group)
+		vw, _ := h.node.View(g)
 		if vw.Whole && vw.Open != 0 && ((vw.Inc == inc && vw.HeldUpTo >= seq) || vw.Inc > inc) {
 			w.oracle.acked(v.id, first, values)
 			done(nil)

@@ -64,8 +64,15 @@ type record struct {
 	id      uint64 // the ref
 	set     wire.Set
 	body    *wire.Body
+	twin    *twin // of all records of this body
 	durable bool
 	rotten  bool // it reads bad, which nobody knows before
+}
+
+// twin is what checkRoll knows of a body that several journals hold.
+type twin struct {
+	roll uint64 // in which it was taken last
+	at   int    // its place there
 }
 
 // journal is a component's: records in order, durable from the front.
@@ -81,11 +88,13 @@ type journal struct {
 }
 
 // seqSets holds the seqs of incarnations, a bit for each.
-type seqSets map[wire.Incarnation][]uint64
+type seqSets map[wire.Incarnation]seqSet
 
-func (s seqSets) has(u update) bool {
-	words := s[u.inc]
-	return u.seq/64 < wire.Seq(len(words)) && words[u.seq/64]&(1<<(u.seq%64)) != 0
+// seqSet holds seqs of one incarnation.
+type seqSet []uint64
+
+func (s seqSet) has(seq wire.Seq) bool {
+	return seq/64 < wire.Seq(len(s)) && s[seq/64]&(1<<(seq%64)) != 0
 }
 
 // add takes all updates of a record.
@@ -101,14 +110,17 @@ func (s seqSets) add(r *record) {
 	s[r.body.Incarnation] = words
 }
 
-// update names an update across journals.
-type update struct {
-	inc wire.Incarnation
-	seq wire.Seq
+// remove takes all updates of a record out.
+func (s seqSets) remove(r *record) {
+	words := s[r.body.Incarnation]
+	for i := range r.body.Updates {
+		seq := r.body.Updates[i].Seq
+		words[seq/64] &^= 1 << (seq % 64)
+	}
 }
 
-// holds reports whether an update is durable here.
-func (j *journal) holds(u update) bool {
+// durable returns what is durable here.
+func (j *journal) durable() seqSets {
 	if j.held == nil {
 		j.held = seqSets{}
 		for _, r := range j.records {
@@ -117,15 +129,15 @@ func (j *journal) holds(u update) bool {
 			}
 		}
 	}
-	return j.held.has(u)
+	return j.held
 }
 
-// heldIn reports whether an update was durable here in a life: now, or when that life ended and the journal was wiped.
-func (j *journal) heldIn(life uint64, u update) bool {
+// heldIn returns what of an incarnation was durable here in a life: now, or when that life ended and the journal was wiped.
+func (j *journal) heldIn(life uint64, inc wire.Incarnation) seqSet {
 	if life != j.life {
-		return j.wiped[life].has(u)
+		return j.wiped[life][inc]
 	}
-	return j.holds(u)
+	return j.durable()[inc]
 }
 
 // wipe begins another life.
@@ -133,9 +145,9 @@ func (j *journal) wipe(life uint64) {
 	if j.wiped == nil {
 		j.wiped = map[uint64]seqSets{}
 	}
-	j.holds(update{})
-	j.wiped[j.life] = j.held
-	j.life, j.records, j.held, j.lost, j.failing, j.used = life, nil, nil, false, false, 0
+	j.wiped[j.life] = j.durable()
+	j.life, j.records, j.held, j.lost, j.failing = life, nil, nil, false, false
+	j.used = 0
 }
 
 // rotten reports whether a frame reads bad.
@@ -145,6 +157,18 @@ func (j *journal) rotten() bool {
 
 // ails reports whether the component is lost, or will be when it finds out.
 func (j *journal) ails() bool { return j.lost || j.failing || j.rotten() }
+
+// free drops what is durable of the sets up to one. An update stands in records of one set only, so none of them is left.
+func (j *journal) free(group wire.GroupID, upTo wire.Set) {
+	j.records = slices.DeleteFunc(j.records, func(r *record) bool {
+		gone := r.durable && r.set <= upTo && r.body.Group == group
+		if gone && j.held != nil {
+			j.held.remove(r)
+		}
+		return gone
+	})
+	j.count()
+}
 
 // flushed makes the records up to ref durable.
 func (j *journal) flushed(ref uint64) {
@@ -223,13 +247,20 @@ func (c *controlLog) save(rd core.Ready) {
 		if rd.Compact == 0 {
 			c.boot.Entries = nil
 		}
-		c.boot.Entries = slices.DeleteFunc(slices.Clone(c.boot.Entries), func(e *raftpb.Entry) bool { return e.GetIndex() <= at })
+		c.boot.Entries = slices.Clone(c.boot.Entries[c.below(at+1):])
 	}
 	if len(rd.Entries) > 0 {
-		first := rd.Entries[0].GetIndex()
-		c.boot.Entries = slices.DeleteFunc(slices.Clone(c.boot.Entries), func(e *raftpb.Entry) bool { return e.GetIndex() >= first })
+		if k := c.below(rd.Entries[0].GetIndex()); k < len(c.boot.Entries) {
+			c.boot.Entries = slices.Clone(c.boot.Entries[:k]) // an earlier process was handed the others
+		}
 		c.boot.Entries = append(c.boot.Entries, rd.Entries...)
 	}
+}
+
+// below counts the entries with a lower index. They are ascending.
+func (c *controlLog) below(index uint64) int {
+	k, _ := slices.BinarySearchFunc(c.boot.Entries, index, func(e *raftpb.Entry, index uint64) int { return cmp.Compare(e.GetIndex(), index) })
+	return k
 }
 
 // bitsFile is the durable bits of a source volume.

@@ -113,8 +113,8 @@ func (h *host) failSource(v *volume, first int, values []uint64, off, length int
 	}
 	w.oracle.unnumbered(v.id, first, v.dev.now[first:first+len(values)])
 	v.ext.Dirtied(off, length)
-	if h.openSeen != 0 {
-		h.resynced()
+	if v.group.openSeen != 0 {
+		v.group.resynced()
 	}
 	for b := first; b < first+len(values); b++ {
 		delete(v.locked, b)

@@ -37,11 +37,11 @@ var courses = []course{
 	},
 	{
 		name: "promote", components: 2, mode: cluster.Async, window: 150 * time.Millisecond, down: 200 * time.Millisecond,
-		during: func(w *World) { w.after(20*time.Millisecond, "promote", w.promote) },
+		during: func(w *World) { w.after(20*time.Millisecond, "promote", func() { w.promote(w.oracle.group(w.group)) }) },
 	},
 	{
 		name: "promote-sync", components: 2, mode: cluster.Sync, window: 150 * time.Millisecond, down: 200 * time.Millisecond,
-		during: func(w *World) { w.after(20*time.Millisecond, "promote", w.promote) },
+		during: func(w *World) { w.after(20*time.Millisecond, "promote", func() { w.promote(w.oracle.group(w.group)) }) },
 	},
 }
 
@@ -67,7 +67,7 @@ func (c *course) run(t *testing.T, p point) (events, messages int, err error) {
 	}
 	w := s.w
 	w.watch = nil
-	chain := &client{w: w, id: 1, sync: c.mode == cluster.Sync, pace: 20 * time.Millisecond}
+	chain := &client{w: w, id: 1, group: w.group, sync: c.mode == cluster.Sync, pace: 20 * time.Millisecond}
 	g := w.newest().Groups[w.group]
 	for _, id := range cluster.SortedKeys(g.Volumes) {
 		chain.slots = append(chain.slots, slot{host: w.host(g.Volumes[id].Primary), volume: id})

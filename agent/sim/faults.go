@@ -68,9 +68,9 @@ func (w *World) happen(k kind, r *rand.Rand) {
 			h.clock.adjust(w.now, 0.2*(r.Float64()-0.5), 0)
 		}
 	case promoteGroup:
-		w.promote()
+		w.promote(w.oracle.groups[w.drawGroup(r)])
 	case allowInPlace:
-		if !w.allowInconsistent() {
+		if !w.oracle.groups[w.drawGroup(r)].allowInconsistent() {
 			return
 		}
 	case joinCluster:
@@ -80,7 +80,8 @@ func (w *World) happen(k kind, r *rand.Rand) {
 		w.removeForGood(r)
 		return
 	case takeOutPrimary:
-		if !w.takeOut(w.pick(k, r)) {
+		h := w.pick(k, r)
+		if !w.takeOut(w.groupOf(h, r), h) {
 			return
 		}
 	default:
@@ -208,7 +209,7 @@ func (w *World) restartAfter(h *host, d time.Duration) {
 func (w *World) isolateSurvivor(r *rand.Rand) {
 	var live []*host
 	for _, h := range w.hosts {
-		if h.backup && h.node != nil && h.node.Heard() == nil { // the captain declares losses
+		if h.backup && h.node != nil && !h.node.Leads() { // the captain declares losses
 			live = append(live, h)
 		}
 	}
@@ -253,19 +254,39 @@ func (w *World) ask(f func(n *core.Node)) bool {
 	return false
 }
 
+// drawGroup draws the number of a group, from 0.
+func (w *World) drawGroup(r *rand.Rand) int {
+	if len(w.oracle.groups) == 1 {
+		return 0
+	}
+	return r.IntN(len(w.oracle.groups))
+}
+
+// groupOf draws a group that a host has volumes of.
+func (w *World) groupOf(h *host, r *rand.Rand) *groupOracle {
+	for k := w.drawGroup(r); ; k++ {
+		g := w.oracle.groups[k%len(w.oracle.groups)]
+		for id := range h.sources {
+			if g.sizes[id] > 0 {
+				return g
+			}
+		}
+	}
+}
+
 // promote asks for it through any living host. A proposal may be lost; an operator repeats it.
-func (w *World) promote() {
-	if !w.promoted {
-		w.promoted = w.ask(func(n *core.Node) {
+func (w *World) promote(o *groupOracle) {
+	if !o.asked {
+		o.asked = w.ask(func(n *core.Node) {
 			w.stats.Promotes++
-			w.trace("promote asked of %d", n.ID())
-			n.Propose(cluster.Command{Promote: &cluster.Promote{Group: w.group, Label: int64(w.now), Force: true}})
+			w.trace("promote of group %d asked of %d", o.id, n.ID())
+			n.Propose(cluster.Command{Promote: &cluster.Promote{Group: o.id, Label: int64(w.now), Force: true}})
 		})
 	}
 	w.after(time.Second, "promote again", func() {
-		if g := w.newest().Groups[w.group]; g.Phase == cluster.Replicating {
-			w.promoted = false
-			w.promote()
+		if o.now().Phase == cluster.Replicating {
+			o.asked = false
+			w.promote(o)
 		}
 	})
 }
@@ -325,7 +346,9 @@ func (w *World) excuse() {
 // recovery point among the sets granted by now can be counted on, until they were applied or given up.
 func (w *World) unreadable() {
 	if w.doubleLoss {
-		w.lostUpTo = max(w.lostUpTo, w.newest().Groups[w.group].Granted)
+		for _, o := range w.oracle.groups {
+			o.lostUpTo = max(o.lostUpTo, o.now().Granted)
+		}
 	}
 }
 
@@ -343,10 +366,15 @@ func (w *World) peace() {
 	}
 }
 
-// volumesRemoved reports whether a host knows that its volumes were taken out of the group.
-func (w *World) volumesRemoved(h *host) bool {
-	for _, v := range h.node.State().Groups[w.group].Volumes {
-		if v.Primary == h.id && v.Removed != nil {
+// removed reports whether a host knows that its volumes were taken out of the group.
+func (s *sourceGroup) removed() bool {
+	st := s.h.node.State()
+	if s.looked == st.Index {
+		return false
+	}
+	s.looked = st.Index
+	for _, v := range st.Groups[s.id].Volumes {
+		if v.Primary == s.h.id && v.Removed != nil {
 			return true
 		}
 	}
@@ -355,15 +383,15 @@ func (w *World) volumesRemoved(h *host) bool {
 
 // takeOut asks for a primary's volumes to be taken out of the group, it being dead or alive, until it is so or is refused
 // for good. It reports whether there are others.
-func (w *World) takeOut(p *host) bool {
-	g := w.newest().Groups[w.group]
+func (w *World) takeOut(o *groupOracle, p *host) bool {
+	g := o.now()
 	if !slices.Contains(g.Primaries(), p.id) || len(g.Primaries()) < 2 || g.Phase != cluster.Replicating {
 		return false
 	}
 	w.ask(func(n *core.Node) {
-		w.trace("asked of %d: take out primary %d", n.ID(), p.id)
-		n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: w.group, Primary: p.id, Force: true}})
+		w.trace("asked of %d: take out primary %d of group %d", n.ID(), p.id, o.id)
+		n.Propose(cluster.Command{RemovePrimary: &cluster.RemovePrimary{Group: o.id, Primary: p.id, Force: true}})
 	})
-	w.after(time.Second, "take out again", func() { w.takeOut(p) })
+	w.after(time.Second, "take out again", func() { w.takeOut(o, p) })
 	return true
 }

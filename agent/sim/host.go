@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"maps"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -41,32 +43,26 @@ type host struct {
 	targets  map[wire.VolumeID]*device
 	// How often the pages of a target were lost in a failed flush.
 	openings map[wire.VolumeID]int
+	cleaned  map[wire.GroupID]wire.Set // up to which bits were looked at to be cleared
 
 	// The process; zero while it is dead.
-	node      *core.Node
-	saving    bool // a Raft Ready is on its way to the disk
-	sending   bool
-	primary   map[wire.VolumeID]*volume
-	inc       wire.Incarnation // of the primary role, as last seen
-	openSeen  wire.Set
-	cleaning  bool
-	copying   bool
-	handles   int // payload handles given and not released
-	appliedAt wire.Set
-	suspended bool
-	heldUpTo  wire.Seq      // as last seen
-	movedAt   time.Duration // when that, or suspended, last changed
+	node    *core.Node
+	saving  bool // a Raft Ready is on its way to the disk
+	sending bool
+	primary map[wire.VolumeID]*volume
+	groups  []*sourceGroup // of its volumes
+	handles int            // payload handles given and not released
 }
 
 func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host {
 	h := &host{
 		w: w, id: id, backup: st.Agents[id].Backup,
 		sources: map[wire.VolumeID]*device{}, bits: map[wire.VolumeID]*bitsFile{}, targets: map[wire.VolumeID]*device{},
-		openings: map[wire.VolumeID]int{},
+		openings: map[wire.VolumeID]int{}, cleaned: map[wire.GroupID]wire.Set{},
 	}
 	h.log.boot = boot
-	for _, vid := range cluster.SortedKeys(st.Groups[w.group].Volumes) {
-		v := st.Groups[w.group].Volumes[vid]
+	for _, vid := range volumesOf(st) {
+		_, v := st.Volume(vid)
 		blocks := int(v.Size / blockSize)
 		if v.Primary == id {
 			h.sources[vid] = newDevice(blocks)
@@ -91,6 +87,15 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 	return h
 }
 
+// volumesOf returns the numbers of all volumes, ascending.
+func volumesOf(st *cluster.State) (ids []wire.VolumeID) {
+	for _, g := range st.Groups {
+		ids = slices.AppendSeq(ids, maps.Keys(g.Volumes))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // start starts the agent's process from its disks.
 func (h *host) start() {
 	w := h.w
@@ -102,9 +107,7 @@ func (h *host) start() {
 		return
 	}
 	h.node = n
-	h.saving, h.sending, h.cleaning, h.copying = false, false, false, false
-	h.inc, h.openSeen, h.handles = 0, 0, 0
-	h.suspended, h.heldUpTo, h.movedAt = false, 0, h.time()
+	h.saving, h.sending, h.handles = false, false, 0
 	if h.backup {
 		if h.journal.life != n.Life() {
 			h.journal.wipe(n.Life())
@@ -125,17 +128,20 @@ func (h *host) start() {
 		}
 		n.Restored()
 	}
-	h.primary = map[wire.VolumeID]*volume{}
+	h.primary, h.groups = map[wire.VolumeID]*volume{}, nil
 	for _, vid := range cluster.SortedKeys(h.sources) {
 		bits := h.bits[vid].durable
 		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}}
 		v.ext = core.NewExtents(int64(len(v.dev.now))*blockSize, extentSize, func(i int) bool { return bits[i] })
 		h.primary[vid] = v
+		h.join(v)
 	}
 	if len(h.primary) > 0 {
 		w.oracle.restarted(h)
-		n.AddSource(h.time(), w.group)
-		h.tellNeed()
+		for _, s := range h.groups {
+			n.AddSource(h.time(), s.id)
+			s.tellNeed()
+		}
 	}
 	h.do(func(*core.Node) {})
 	run := h.run

@@ -12,23 +12,42 @@ import (
 // oracle knows what every primary had at every seq, from the moment of numbering and not from what was sent, and
 // compares with it whatever could be recovered.
 type oracle struct {
-	w     *World
-	last  *cluster.State // the newest state of any process that has ended, or of those that are watched
-	seen  seen
-	next  uint64 // values given
-	vols  map[wire.VolumeID]*truth
-	incs  map[wire.Incarnation]*incTruth
-	sizes map[wire.VolumeID]int
+	w      *World
+	last   *cluster.State // the newest state of any process that has ended, or of those that are watched
+	seen   seen
+	next   uint64 // values given
+	vols   map[wire.VolumeID]*truth
+	incs   map[wire.Incarnation]*incTruth
+	groups []*groupOracle // in the order of their numbers
 
-	frames   map[uint64]*core.Outgoing  // sent and not yet acknowledged, by number
-	promoted map[wire.VolumeID][]uint64 // the targets when the promote was whole
-	removed  map[wire.VolumeID][]uint64 // what the targets of removed volumes are to hold; nil for one of no use
-	before   *cluster.Group             // as it was at the state before
-	giveUps  wire.Set
+	frames map[uint64]*core.Outgoing // sent and not yet acknowledged, by number
 
-	roll     rolled     // of the last checkRoll, whose room the next one uses
+	rollNo   uint64
+	twins    map[*wire.Body]*twin
 	frameBuf [][]stored // by set above the applied ones
+	heldBuf  []seqSet
 }
+
+// groupOracle is the oracle's part for one group.
+type groupOracle struct {
+	*oracle
+	id       wire.GroupID
+	sizes    map[wire.VolumeID]int // in blocks, of its volumes
+	asked    bool                  // a promote was asked for
+	promoted image                 // the targets when the promote was whole
+	removed  image                 // what the targets of removed volumes are to hold; nil for one of no use
+	before   *cluster.Group        // as it was at the state before
+	giveUps  wire.Set
+	lostUpTo wire.Set // both copies of something in the sets up to here may be gone
+	seen     struct{ applied, committed wire.Set }
+	roll     rolled // of the last checkRoll, whose room the next one uses
+}
+
+// group returns the part for a group.
+func (o *oracle) group(id wire.GroupID) *groupOracle { return o.groups[id-1] }
+
+// now returns the group as the newest state has it.
+func (o *groupOracle) now() *cluster.Group { return o.w.newest().Groups[o.id] }
 
 // truth is a source volume as its numbered or remembered writes left it.
 type truth struct {
@@ -53,11 +72,16 @@ type numbered struct {
 
 func newOracle(w *World, st *cluster.State) *oracle {
 	o := &oracle{
-		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, sizes: map[wire.VolumeID]int{}, frames: map[uint64]*core.Outgoing{},
-		seen: seen{index: st.Index, view: st.View},
+		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, frames: map[uint64]*core.Outgoing{},
+		twins: map[*wire.Body]*twin{},
+		seen:  seen{index: st.Index, view: st.View},
 	}
-	for id, v := range st.Groups[w.group].Volumes {
-		o.sizes[id] = int(v.Size / blockSize)
+	for _, id := range cluster.SortedKeys(st.Groups) {
+		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}}
+		for v, vol := range st.Groups[id].Volumes {
+			g.sizes[v] = int(vol.Size / blockSize)
+		}
+		o.groups = append(o.groups, g)
 	}
 	return o
 }
@@ -108,12 +132,13 @@ func (o *oracle) restarted(h *host) {
 }
 
 // opened begins an incarnation's log.
-func (o *oracle) opened(h *host, inc wire.Incarnation) {
+func (o *oracle) opened(s *sourceGroup, inc wire.Incarnation) {
 	if o.incs[inc] != nil {
 		return
 	}
-	t := &incTruth{primary: h.id, base: image{}}
-	for id := range h.sources {
+	t := &incTruth{primary: s.h.id, base: image{}}
+	for _, v := range s.vols {
+		id := v.id
 		t.base[id] = slices.Clone(o.vols[id].now)
 	}
 	o.incs[inc] = t
@@ -178,27 +203,11 @@ func (o *oracle) follow(h *host) {
 	if st.Index <= o.seen.index {
 		return
 	}
-	g := st.Groups[o.w.group]
-	if d := int(g.Applied) - o.w.stats.Sets; d > 0 {
-		o.w.stats.Sets = int(g.Applied)
-	}
-	if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
-		o.giveUps = g.GivenUp
-		if g.Abandoned == g.GivenUp {
-			o.w.stats.Abandoned++
-		} else {
-			o.w.stats.GiveUps++
-			if !o.w.doubleLoss {
-				o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
-			}
-			o.w.excuse()
-		}
-	}
-	if g.Phase == cluster.Promoted && o.promoted == nil {
-		o.promotedNow(st)
+	for _, g := range o.groups {
+		g.follow(st)
 	}
 	before := o.seen
-	o.seen = seen{st.Index, st.View, g.Applied, g.Committed}
+	o.seen = seen{st.Index, st.View}
 	if o.w.watch != nil || st.Index%encodeEvery == 0 {
 		c, err := cluster.Decode(st.Encode())
 		if err != nil {
@@ -215,17 +224,42 @@ func (o *oracle) follow(h *host) {
 			o.w.fail("the state is another after its encoding")
 		}
 	}
-	o.removals(g)
-	if before.applied != g.Applied || before.committed != g.Committed || before.view != st.View {
-		o.checkPoints() // between such changes journals only grow
+	for _, o := range o.groups {
+		g := st.Groups[o.id]
+		o.removals(g)
+		was := o.seen
+		o.seen.applied, o.seen.committed = g.Applied, g.Committed
+		if was != o.seen || before.view != st.View {
+			o.checkPoints() // between such changes journals only grow
+		}
+	}
+}
+
+// follow learns how far a group is.
+func (o *groupOracle) follow(st *cluster.State) {
+	g := st.Groups[o.id]
+	o.w.stats.Sets += max(0, int(g.Applied)-int(o.seen.applied))
+	if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
+		o.giveUps = g.GivenUp
+		if g.Abandoned == g.GivenUp {
+			o.w.stats.Abandoned++
+		} else {
+			o.w.stats.GiveUps++
+			if !o.w.doubleLoss {
+				o.w.fail("P2: sets up to %d were given up, though one component at a time was away, and only when all was mirrored", g.GivenUp)
+			}
+			o.w.excuse()
+		}
+	}
+	if g.Phase == cluster.Promoted && o.promoted == nil {
+		o.promotedNow(st)
 	}
 }
 
 // seen is what follow compares with the next state.
 type seen struct {
-	index              uint64
-	view               wire.View
-	applied, committed wire.Set
+	index uint64
+	view  wire.View
 }
 
 // encodeEvery is how many Raft entries pass until a state is held against its encoding.
@@ -252,15 +286,20 @@ func (o *oracle) ackedFrame(h *host, no uint64) {
 	}
 	delete(o.frames, no)
 	st := h.node.State()
-	g := st.Groups[o.w.group]
-	if out.Header.Set <= o.w.newest().Groups[o.w.group].Applied {
+	g := st.Groups[out.Header.Group]
+	if out.Header.Set <= o.group(g.ID).now().Applied {
 		return // freed, or given up, where that is known already
 	}
+	held := o.heldBuf[:0]
+	for _, m := range st.Members {
+		held = append(held, o.w.host(m).journal.heldIn(st.Agents[m].Life, out.Header.Incarnation))
+	}
+	o.heldBuf = held
 	for i := range out.Updates {
 		u := &out.Updates[i]
 		copies := 0
-		for _, m := range st.Members {
-			if o.w.host(m).journal.heldIn(st.Agents[m].Life, update{out.Header.Incarnation, u.Seq}) {
+		for k, m := range st.Members {
+			if held[k].has(u.Seq) {
 				copies++
 			} else if m == h.id {
 				copies = -len(st.Members) // what it says of itself is not so
@@ -296,20 +335,21 @@ func (o *oracle) allMirrored(dying *host) bool {
 			return false
 		}
 	}
-	if o.w.captain() == nil {
+	captain := o.w.captain()
+	if captain == nil || len(st.Members) < 2 || st.Settled != st.View {
 		return false
 	}
-	for _, hd := range o.w.captain().Heard() {
+	for _, hd := range captain.Heard() {
 		if c := hd.Status.Component; c != nil && (c.Rebuilding || hd.Status.View != st.View) {
 			return false
 		}
 	}
-	return len(st.Members) >= 2 && st.Settled == st.View
+	return true
 }
 
 func (w *World) captain() *core.Node {
 	for _, h := range w.hosts {
-		if h.node != nil && h.node.Heard() != nil {
+		if h.node != nil && h.node.Leads() {
 			return h.node
 		}
 	}
@@ -318,7 +358,7 @@ func (w *World) captain() *core.Node {
 
 // targetWritten checks P4 and P5 where they would first be broken.
 func (o *oracle) targetWritten(h *host, a core.Apply) {
-	if o.promoted != nil {
+	if o.group(a.Group).promoted != nil {
 		o.w.fail("P4: set %d of view %d was written to a promoted target", a.Set, a.View)
 	}
 }

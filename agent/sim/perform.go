@@ -54,9 +54,7 @@ func (h *host) perform(e core.Effects) {
 		w.deliver(h.id, r.To, "remirror", func(o *host) { o.receiveFrame(h.id, r.Route, &b) })
 	}
 	for _, f := range e.Free {
-		h.journal.keep(func(r *record) bool {
-			return !r.durable || r.body.Group != f.Group || r.body.Set > f.UpTo
-		})
+		h.journal.free(f.Group, f.UpTo)
 	}
 	for _, a := range e.Apply {
 		h.apply(a)
@@ -102,7 +100,7 @@ func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
 // store appends to the journal, which flushes in groups.
 func (h *host) store(s core.Store) {
 	j := &h.journal
-	rec := &record{id: j.nextRef + 1, set: s.Body.Set, body: s.Body}
+	rec := &record{id: j.nextRef + 1, set: s.Body.Set, body: s.Body, twin: h.w.oracle.twin(s.Body)}
 	if h.w.now < h.fullUntil && !s.Urgent || !h.hasRoom(rec, s.Urgent) {
 		alive := h.alive()
 		h.w.after(h.w.between(0, time.Millisecond), "journal full", func() {

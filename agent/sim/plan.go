@@ -123,5 +123,6 @@ type Reduction struct {
 	Components int           // at most that many, 0 for as many as the seed has
 	Primaries  int
 	Volumes    int
-	Clients    int
+	Clients    int // of each group
+	Groups     int
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -11,6 +12,7 @@ import (
 // volume is a source volume of a living primary.
 type volume struct {
 	id     wire.VolumeID
+	group  *sourceGroup
 	dev    *device
 	ext    *core.Extents
 	locked map[int]bool // blocks of writes under way
@@ -18,69 +20,113 @@ type volume struct {
 	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
+// sourceGroup is a living primary's part in one group.
+type sourceGroup struct {
+	h        *host
+	id       wire.GroupID
+	vols     []*volume        // ascending by ID
+	inc      wire.Incarnation // as last seen
+	openSeen wire.Set
+	cleaning bool
+	copying  bool
+	queue    queueSeen
+	looked   uint64 // index of the state in which removed looked last
+}
+
+// join puts a volume into its group's part. Volumes come in the order of their IDs.
+func (h *host) join(v *volume) {
+	g, _ := h.w.oracle.last.Volume(v.id)
+	k := slices.IndexFunc(h.groups, func(s *sourceGroup) bool { return s.id == g.ID })
+	if k < 0 {
+		k, h.groups = len(h.groups), append(h.groups, &sourceGroup{h: h, id: g.ID})
+	}
+	v.group = h.groups[k]
+	v.group.vols = append(v.group.vols, v)
+}
+
 // follow does what the primary's shell does when it is woken.
 func (h *host) follow() {
 	h.tellJournal()
-	if h.node == nil || len(h.primary) == 0 {
+	if h.node == nil || len(h.groups) == 0 {
 		h.w.oracle.follow(h)
 		return
 	}
 	w := h.w
-	if w.volumesRemoved(h) {
-		// As the shell does: its volumes are closed.
-		h.node.RemoveSource(w.now, w.group)
-		for _, id := range cluster.SortedKeys(h.primary) {
-			h.primary[id].ext.Detach()
+	for _, s := range slices.Clone(h.groups) {
+		if s.removed() {
+			s.close()
+			continue
 		}
-		h.inc, h.openSeen, h.primary = 0, 0, nil
-		w.oracle.follow(h)
+		s.followNode()
+	}
+	w.oracle.follow(h)
+	if len(h.groups) == 0 {
 		return
 	}
-	v, ok := h.node.View(w.group)
+	h.scheduleSend()
+	for _, s := range h.groups {
+		s.scheduleCopy()
+		s.scheduleClean()
+	}
+}
+
+// close does what the shell does with volumes that were taken out of the group: they are closed.
+func (s *sourceGroup) close() {
+	h := s.h
+	h.node.RemoveSource(h.w.now, s.id)
+	for _, v := range s.vols {
+		v.ext.Detach()
+		delete(h.primary, v.id)
+	}
+	s.inc, s.openSeen = 0, 0
+	h.groups = slices.DeleteFunc(h.groups, func(o *sourceGroup) bool { return o == s })
+}
+
+// followNode sees whether the node has another incarnation.
+func (s *sourceGroup) followNode() {
+	h, w := s.h, s.h.w
+	v, ok := h.node.View(s.id)
 	if !ok {
 		return
 	}
-	h.overload(v)
+	s.overload(v)
 	if v.Inc == 0 {
-		h.tellNeed()
+		s.tellNeed()
 	}
-	if v.Inc != h.inc || (v.Open != 0) != (h.openSeen != 0) {
-		if h.inc != 0 && h.openSeen != 0 {
-			for _, id := range cluster.SortedKeys(h.primary) {
-				h.primary[id].ext.Detach()
+	if v.Inc != s.inc || (v.Open != 0) != (s.openSeen != 0) {
+		if s.inc != 0 && s.openSeen != 0 {
+			for _, vol := range s.vols {
+				vol.ext.Detach()
 			}
 		}
-		h.inc, h.openSeen = v.Inc, 0
+		s.inc, s.openSeen = v.Inc, 0
 		if v.Inc != 0 && v.Open != 0 {
-			w.oracle.opened(h, v.Inc)
+			w.oracle.opened(s, v.Inc)
 			w.stats.Resyncs++
-			for _, id := range cluster.SortedKeys(h.primary) {
-				h.primary[id].copied, h.primary[id].whole = false, false
-				if h.primary[id].ext.Resync() > 0 {
+			for _, vol := range s.vols {
+				vol.copied, vol.whole = false, false
+				if vol.ext.Resync() > 0 {
 					w.stats.Copies++
 				}
 			}
-			h.resynced()
+			s.resynced()
 		}
 	}
-	if v.Open != h.openSeen {
-		h.openSeen = v.Open
+	if v.Open != s.openSeen {
+		s.openSeen = v.Open
 	}
-	w.oracle.follow(h)
-	h.scheduleSend()
-	h.scheduleCopy()
-	h.scheduleClean()
 }
 
 // resynced tells the node how its copies stand.
-func (h *host) resynced() {
+func (s *sourceGroup) resynced() {
+	h := s.h
 	st := h.node.State()
 	broken := false
 	left := int64(0)
 	var copied []wire.VolumeID
-	for _, id := range cluster.SortedKeys(h.primary) {
-		v := h.primary[id]
-		vol := st.Groups[h.w.group].Volumes[id]
+	for _, v := range s.vols {
+		id := v.id
+		vol := st.Groups[s.id].Volumes[id]
 		left += int64(v.ext.ToCopy())
 		v.whole = v.whole || v.ext.ToCopy() == 0
 		switch {
@@ -97,7 +143,7 @@ func (h *host) resynced() {
 	if h.w.opt.Mutants["broken-not-said"] {
 		broken = false
 	}
-	h.node.SetResync(h.w.group, broken, copied, left, left)
+	h.node.SetResync(s.id, broken, copied, left, left)
 }
 
 // scheduleSend lets the senders take frames.
@@ -140,43 +186,44 @@ func (h *host) scheduleSend() {
 }
 
 // scheduleCopy copies an extent at a time.
-func (h *host) scheduleCopy() {
-	if h.copying || h.openSeen == 0 {
+func (s *sourceGroup) scheduleCopy() {
+	h := s.h
+	if s.copying || s.openSeen == 0 {
 		return
 	}
 	more := false
-	for _, v := range h.primary {
+	for _, v := range s.vols {
 		more = more || v.ext.ToCopy() > 0
 	}
 	if !more {
 		return
 	}
-	h.copying = true
+	s.copying = true
 	alive := h.alive()
 	h.w.after(h.w.between(0, h.w.copyTakes), "copy", func() {
 		if !alive() {
 			return
 		}
-		h.copying = false
-		h.copyOne()
+		s.copying = false
+		s.copyOne()
 		h.do(func(*core.Node) {})
 	})
 }
 
-func (h *host) copyOne() {
+func (s *sourceGroup) copyOne() {
+	h := s.h
 	if h.broken() {
-		h.copying = true
+		s.copying = true
 		alive := h.alive()
 		h.w.after(50*time.Millisecond, "copy again", func() {
 			if alive() {
-				h.copying = false
-				h.scheduleCopy()
+				s.copying = false
+				s.scheduleCopy()
 			}
 		})
 		return
 	}
-	for _, id := range cluster.SortedKeys(h.primary) {
-		v := h.primary[id]
+	for _, v := range s.vols {
 		i, ok := v.ext.Next()
 		if !ok {
 			continue
@@ -189,20 +236,21 @@ func (h *host) copyOne() {
 			}
 		}
 		ups := h.updates(v.id, first, v.dev.now[first:first+count], wire.KindWrite)
-		_, seq, err := h.submit(ups)
+		_, seq, err := s.submit(ups)
 		if err != nil {
 			return
 		}
-		view, _ := h.node.View(h.w.group)
+		view, _ := h.node.View(s.id)
 		h.w.oracle.numbered(h, view.Inc, view.Open, seq, ups)
 		v.ext.Copied(i, view.Open)
-		h.resynced()
+		s.resynced()
 		return
 	}
 }
 
-func (h *host) submit(ups []wire.Update) (wire.Incarnation, wire.Seq, error) {
-	inc, seq, err := h.node.Submit(h.time(), h.w.group, ups, h)
+func (s *sourceGroup) submit(ups []wire.Update) (wire.Incarnation, wire.Seq, error) {
+	h := s.h
+	inc, seq, err := h.node.Submit(h.time(), s.id, ups, h)
 	if err == nil {
 		h.handles += len(ups)
 	}
@@ -229,33 +277,34 @@ func (h *host) updates(vol wire.VolumeID, first int, values []uint64, kind wire.
 }
 
 // scheduleClean clears bits of applied extents, after a flush of the source.
-func (h *host) scheduleClean() {
-	applied := h.node.State().Groups[h.w.group].Applied
-	if h.cleaning || applied <= h.appliedAt || h.openSeen == 0 {
+func (s *sourceGroup) scheduleClean() {
+	h := s.h
+	applied := h.node.State().Groups[s.id].Applied
+	if s.cleaning || applied <= h.cleaned[s.id] || s.openSeen == 0 {
 		return
 	}
-	h.appliedAt = applied
-	h.cleaning = true
+	h.cleaned[s.id] = applied
+	s.cleaning = true
 	alive := h.alive()
-	inc := h.inc
+	inc := s.inc
 	cand := map[wire.VolumeID][]int{}
-	for _, id := range cluster.SortedKeys(h.primary) {
-		cand[id] = h.primary[id].ext.Clean(applied, 2, 100)
+	for _, v := range s.vols {
+		cand[v.id] = v.ext.Clean(applied, 2, 100)
 	}
 	h.w.after(h.disk(0, 5*time.Millisecond), "clean: flush", func() {
-		if !alive() || h.inc != inc || h.broken() {
-			h.cleaning = false
+		if !alive() || s.inc != inc || h.broken() {
+			s.cleaning = false
 			return
 		}
-		for _, id := range cluster.SortedKeys(h.primary) {
-			if v := h.primary[id]; len(cand[id]) > 0 {
+		for _, v := range s.vols {
+			if id := v.id; len(cand[id]) > 0 {
 				if !h.w.opt.Mutants["clean-without-flush"] {
 					v.dev.flush()
 				}
 				v.ext.Cleared(cand[id], applied)
 			}
 		}
-		h.saveBits(func() { h.cleaning = false })
+		h.saveBits(func() { s.cleaning = false })
 	})
 }
 

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"fmt"
 
 	"flotilla/agent/core/cluster"
@@ -23,15 +22,16 @@ type winner struct {
 	holders uint64 // the members that hold it, by their place in the view
 }
 
-// stored is a durable frame in a member's journal.
+// stored is a durable frame in members' journals.
 type stored struct {
-	rec    *record
-	holder uint64
+	set     wire.Set
+	body    *wire.Body
+	holders uint64
 }
 
 // checkRoll rolls the targets forward from recovery point to recovery point with what the members' journals hold, without
 // one of them if it is named, and compares at each. What it returns is valid until the next call.
-func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Set, without wire.AgentID) *rolled {
+func (o *groupOracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Set, without wire.AgentID) *rolled {
 	w := o.w
 	if len(points) == 0 || w.failure != nil {
 		return nil
@@ -46,15 +46,21 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 		frames = append(frames, nil)
 	}
 	o.frameBuf = frames
+	o.rollNo++
 	for i, m := range st.Members {
 		j := &w.host(m).journal
 		if m == without || j.lost {
 			continue
 		}
 		for _, r := range j.records {
-			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten {
-				at := r.set - g.Applied
-				frames[at] = append(frames[at], stored{r, 1 << i})
+			if r.set > g.Applied && r.set <= last && r.durable && !r.rotten && r.body.Group == o.id {
+				fs := &frames[r.set-g.Applied]
+				if r.twin.roll == o.rollNo {
+					(*fs)[r.twin.at].holders |= 1 << i
+					continue
+				}
+				r.twin.roll, r.twin.at = o.rollNo, len(*fs)
+				*fs = append(*fs, stored{r.set, r.body, 1 << i})
 			}
 		}
 	}
@@ -82,12 +88,15 @@ func (o *oracle) checkRoll(st *cluster.State, g *cluster.Group, points []wire.Se
 }
 
 // resetRoll takes the targets as they read, after a power cut when durable is set.
-func (o *oracle) resetRoll(durable bool) {
+func (o *groupOracle) resetRoll(durable bool) {
 	if o.roll.im == nil {
 		o.roll = rolled{im: image{}, last: map[wire.VolumeID][]winner{}}
 	}
 	for _, h := range o.w.hosts {
 		for id, d := range h.targets {
+			if o.sizes[id] == 0 {
+				continue // of another group
+			}
 			now := d.now
 			if durable {
 				now = d.durable
@@ -102,31 +111,36 @@ func (o *oracle) resetRoll(durable bool) {
 }
 
 // rollFrame takes the updates of a frame that count, where no later one was taken before.
-func (o *oracle) rollFrame(g *cluster.Group, f stored) {
-	body := f.rec.body
+func (o *groupOracle) rollFrame(g *cluster.Group, f stored) {
+	body := f.body
 	inc := g.Inc(body.Incarnation)
 	if inc == nil {
 		return
 	}
+	var im []uint64
+	var last []winner
+	var of wire.VolumeID
 	for i := range body.Updates {
 		u := &body.Updates[i]
 		if (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark {
 			continue
 		}
-		im, last := o.roll.im[u.Volume], o.roll.last[u.Volume]
+		if of != u.Volume {
+			of, im, last = u.Volume, o.roll.im[u.Volume], o.roll.last[u.Volume]
+		}
 		first := uint32(u.Offset / blockSize)
 		for b := range u.Length / blockSize {
 			l := &last[first+b]
 			v := decodeBlock(u, b)
-			switch cmp.Or(cmp.Compare(f.rec.set, l.set), cmp.Compare(body.Incarnation, l.inc), cmp.Compare(u.Seq, l.seq)) {
-			case 1:
-				*l = winner{f.rec.set, body.Incarnation, u.Seq, f.holder}
-				im[first+b] = v
-			case 0:
-				l.holders |= f.holder // it stands twice
+			switch {
+			case l.set == f.set && l.inc == body.Incarnation && l.seq == u.Seq:
+				l.holders |= f.holders // it stands twice
 				if im[first+b] != v {
-					o.w.fail("P1: seq %d of incarnation %d (set %d) stands as %#x and as %#x in the journals", u.Seq, body.Incarnation, f.rec.set, im[first+b], v)
+					o.w.fail("P1: seq %d of incarnation %d (set %d) stands as %#x and as %#x in the journals", u.Seq, body.Incarnation, f.set, im[first+b], v)
 				}
+			case l.set < f.set || (l.set == f.set && (l.inc < body.Incarnation || (l.inc == body.Incarnation && l.seq < u.Seq))):
+				*l = winner{f.set, body.Incarnation, u.Seq, f.holders}
+				im[first+b] = v
 			}
 		}
 	}
@@ -142,4 +156,14 @@ func (r *rolled) needs(member int) bool {
 		}
 	}
 	return false
+}
+
+// twin returns what the journals that hold a body share.
+func (o *oracle) twin(b *wire.Body) *twin {
+	t := o.twins[b]
+	if t == nil {
+		t = &twin{}
+		o.twins[b] = t
+	}
+	return t
 }

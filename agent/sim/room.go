@@ -5,6 +5,7 @@ import (
 
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
+	"flotilla/wire"
 )
 
 const (
@@ -32,16 +33,16 @@ func (h *host) tellJournal() {
 	}
 }
 
-// tellNeed tells the node what its next incarnation would copy in a chain.
-func (h *host) tellNeed() {
+// tellNeed tells the node what its next incarnation in the group would copy in a chain.
+func (s *sourceGroup) tellNeed() {
 	need := int64(0)
-	vols := h.node.State().Groups[h.w.group].Volumes
-	for id, v := range h.primary {
-		if vol := vols[id]; vol != nil && vol.CopiedAt != 0 && vol.Removed == nil {
+	vols := s.h.node.State().Groups[s.id].Volumes
+	for _, v := range s.vols {
+		if vol := vols[v.id]; vol != nil && vol.CopiedAt != 0 && vol.Removed == nil {
 			need += int64(v.ext.Marked()) * extentTakes
 		}
 	}
-	h.node.SetNeed(h.time(), h.w.group, need)
+	s.h.node.SetNeed(s.h.time(), s.id, need)
 }
 
 // How the primary's shell looks after its queue where journals are small.
@@ -51,83 +52,104 @@ const (
 	suspendFor = time.Second
 )
 
+// queueSeen is what was last seen of a group's queue.
+type queueSeen struct {
+	suspended bool
+	heldUpTo  wire.Seq
+	movedAt   time.Duration // when one of these last changed
+}
+
 // overload suspends an async group whose queue is long and has not moved for a while, as the shell does, and lets it
 // attach again.
-func (h *host) overload(v core.GroupView) {
+func (s *sourceGroup) overload(v core.GroupView) {
+	q, now := &s.queue, s.h.time()
 	switch {
-	case h.w.journalLimit == 0 || v.Mode != cluster.Async:
-	case h.suspended:
-		if h.time()-h.movedAt >= suspendFor {
-			h.suspended = false
-			h.node.Unsuspend(h.time(), h.w.group)
+	case s.h.w.journalLimit == 0 || v.Mode != cluster.Async:
+	case q.suspended:
+		if now-q.movedAt >= suspendFor {
+			q.suspended = false
+			s.h.node.Unsuspend(now, s.id)
 		}
-	case v.Inc == 0 || v.Queued < queueLimit || v.HeldUpTo != h.heldUpTo:
-		h.heldUpTo, h.movedAt = v.HeldUpTo, h.time()
-	case h.time()-h.movedAt >= stallAfter:
-		h.w.trace("host %d suspends the group", h.id)
-		h.suspended, h.movedAt = true, h.time()
-		h.node.Suspend(h.time(), h.w.group)
+	case v.Inc == 0 || v.Queued < queueLimit || v.HeldUpTo != q.heldUpTo:
+		q.heldUpTo, q.movedAt = v.HeldUpTo, now
+	case now-q.movedAt >= stallAfter:
+		s.h.w.trace("host %d suspends group %d", s.h.id, s.id)
+		q.suspended, q.movedAt = true, now
+		s.h.node.Suspend(now, s.id)
 	}
 }
 
 // allowInconsistent is the operator's word that a resync may be applied in place. It reports whether there is one.
-func (w *World) allowInconsistent() bool {
-	g := w.newest().Groups[w.group]
+func (o *groupOracle) allowInconsistent() bool {
+	g := o.now()
 	if g.Phase != cluster.Replicating || len(g.Resyncing()) == 0 {
 		return false
 	}
-	w.ask(func(n *core.Node) {
-		w.trace("asked of %d: allow inconsistent targets", n.ID())
-		n.Propose(cluster.Command{AllowInconsistent: &cluster.AllowInconsistent{Group: w.group}})
+	o.w.ask(func(n *core.Node) {
+		o.w.trace("asked of %d: allow inconsistent targets in group %d", n.ID(), o.id)
+		n.Propose(cluster.Command{AllowInconsistent: &cluster.AllowInconsistent{Group: o.id}})
 	})
 	return true
 }
 
-// patience is how long the operator looks at a resync that has no room.
-const patience = 3 * time.Second
+// patience is how long the operator looks at a resync that has no room, and longPatience at journals that stay full: of
+// committed sets nothing is ever dropped, and what has lost its second copies more than once may find no room for new ones.
+const (
+	patience     = 3 * time.Second
+	longPatience = 20 * time.Second
+)
 
 // operate has the operator allow it when, in peace, a resync waits for room. In a sync group nothing that was acknowledged is
-// dropped for want of room, so there the operator makes some.
+// dropped for want of room, so where there is one the operator makes some.
 func (w *World) operate() {
-	if w.stats.SyncRuns > 0 {
-		w.journalLimit = 0
-		for _, h := range w.hosts {
-			if h.node != nil && h.backup {
-				h.node.SetJournal(0, 0, 0)
-			}
+	for _, g := range w.oracle.groups {
+		if g.now().Mode == cluster.Sync {
+			w.journalLimit = 0
 		}
 	}
-	since := time.Duration(0)
+	for _, h := range w.hosts {
+		if w.journalLimit == 0 && h.node != nil && h.backup {
+			h.node.SetJournal(0, 0, 0)
+		}
+	}
+	since, peace := map[wire.GroupID]time.Duration{}, w.now
 	var look func()
 	look = func() {
-		if w.waitsForRoom() {
-			if since == 0 {
-				since = w.now
-			}
-			if w.now-since >= patience && w.allowInconsistent() {
+		if w.journalLimit != 0 && w.now-peace >= longPatience {
+			w.trace("the operator doubles the journals")
+			w.journalLimit *= 2
+			w.stats.RoomMade++
+			peace = w.now
+		}
+		waiting := w.waitForRoom()
+		for _, o := range w.oracle.groups {
+			at, ok := since[o.id]
+			switch {
+			case !waiting[o.id]:
+				delete(since, o.id)
+			case !ok:
+				since[o.id] = w.now
+			case w.now-at >= patience && o.allowInconsistent():
 				w.stats.InPlace++
-				since = 0
+				delete(since, o.id)
 			}
-		} else {
-			since = 0
 		}
 		w.after(200*time.Millisecond, "operator looks", look)
 	}
 	look()
 }
 
-// waitsForRoom reports whether a primary has said so to the captain.
-func (w *World) waitsForRoom() bool {
-	n := w.captain()
-	if n == nil {
-		return false
-	}
-	for _, heard := range n.Heard() {
-		for i := range heard.Status.Groups {
-			if heard.Status.Groups[i].NoRoom {
-				return true
+// waitForRoom returns the groups of which a primary has said so to the captain.
+func (w *World) waitForRoom() map[wire.GroupID]bool {
+	groups := map[wire.GroupID]bool{}
+	if n := w.captain(); n != nil {
+		for _, heard := range n.Heard() {
+			for i := range heard.Status.Groups {
+				if gs := &heard.Status.Groups[i]; gs.NoRoom {
+					groups[gs.Group] = true
+				}
 			}
 		}
 	}
-	return false
+	return groups
 }

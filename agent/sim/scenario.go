@@ -206,7 +206,7 @@ func (s *scenario) conditions() map[string]func() bool {
 		"promoted": func() bool { return w.newest().Groups[w.group].Phase == cluster.Promoted },
 		"equal": func() bool {
 			g := w.newest().Groups[w.group]
-			return g.Point.Set != 0 && g.Point.Set == g.ApplyTo && g.Applied == g.ApplyTo && !g.Torn && w.oracle.unsettledGroup() == ""
+			return g.Point.Set != 0 && g.Point.Set == g.ApplyTo && g.Applied == g.ApplyTo && !g.Torn && w.oracle.group(w.group).unsettledGroup() == ""
 		},
 	}
 }

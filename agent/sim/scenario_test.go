@@ -169,7 +169,7 @@ func (p *player) command(d *datadriven.TestData) error {
 	case "recover":
 		return p.recover(d)
 	case "promote":
-		s.w.promote()
+		s.w.promote(s.w.oracle.group(s.w.group))
 	case "expect-loss":
 		s.w.doubleLoss = true
 	case "show", "assert":
@@ -224,7 +224,7 @@ func (p *player) fault(d *datadriven.TestData) error {
 		case "unsuspend":
 			h.do(func(n *core.Node) { n.Unsuspend(s.w.now, s.w.group) })
 		case "remove-primary":
-			s.w.takeOut(h)
+			s.w.takeOut(s.w.oracle.group(s.w.group), h)
 		case "isolate":
 			s.w.isolate(h, forever)
 		case "fill":

@@ -248,7 +248,7 @@ func (s *scenario) incLine(g *cluster.Group, x *cluster.Incarnation) string {
 
 // showVolumes compares sources and targets.
 func (s *scenario) showVolumes(g *cluster.Group) {
-	targets := s.w.oracle.targets(false)
+	targets := s.w.oracle.group(s.w.group).targets(false)
 	for _, id := range cluster.SortedKeys(g.Volumes) {
 		var source []uint64
 		for _, h := range s.w.hosts {

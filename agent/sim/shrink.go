@@ -36,7 +36,7 @@ type count struct {
 }
 
 func (r *Reduction) counts() []count {
-	return []count{{"components", &r.Components}, {"primaries", &r.Primaries}, {"volumes", &r.Volumes}, {"clients", &r.Clients}}
+	return []count{{"components", &r.Components}, {"primaries", &r.Primaries}, {"volumes", &r.Volumes}, {"clients", &r.Clients}, {"groups", &r.Groups}}
 }
 
 // ParseReduction reads what String writes: length=1.5s,faults=0+3+7,components=2,primaries=1,volumes=1,clients=1. What is not
@@ -68,7 +68,7 @@ func ParseReduction(text string) (Reduction, error) {
 		default:
 			k := slices.IndexFunc(r.counts(), func(c count) bool { return c.name == key })
 			if k < 0 {
-				return r, fmt.Errorf("read reduction: %q is not length, faults, components, primaries, volumes or clients", key)
+				return r, fmt.Errorf("read reduction: %q is not length, faults, components, primaries, volumes, clients or groups", key)
 			}
 			*r.counts()[k].n, err = strconv.Atoi(value)
 		}
@@ -90,8 +90,8 @@ type Shrunk struct {
 // describe says what is left, and how to replay it.
 func (s Shrunk) describe() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "after %d runs: %d components, %d primaries, %d volumes, %d clients, %v of writes, %d events; %d faults:\n",
-		s.Runs, s.Stats.Components, s.Stats.Primaries, s.Stats.Volumes, s.Stats.Clients, s.Stats.Length, s.Stats.Events, len(s.Stats.Happened))
+	fmt.Fprintf(&b, "after %d runs: %d components, %d primaries, %d volumes, %d clients, %d groups, %v of writes, %d events; %d faults:\n",
+		s.Runs, s.Stats.Components, s.Stats.Primaries, s.Stats.Volumes, s.Stats.Clients, s.Stats.Groups, s.Stats.Length, s.Stats.Events, len(s.Stats.Happened))
 	planned := plan(s.Options.Seed, s.Stats.Planned)
 	for _, i := range s.Stats.Happened {
 		fmt.Fprintf(&b, "  %d: %s at %v\n", i, planned[i].kind, planned[i].at)
@@ -211,7 +211,7 @@ func (s *shrinker) fewerFaults() bool {
 // smaller makes the cluster smaller, by half or by one of each.
 func (s *shrinker) smaller() bool {
 	st := s.last.stats
-	for i, now := range []int{st.Components, st.Primaries, st.Volumes, st.Clients} {
+	for i, now := range []int{st.Components, st.Primaries, st.Volumes, st.Clients, st.Groups} {
 		for _, n := range []int{1, now / 2, now - 1} {
 			r := s.best.Reduce
 			if *r.counts()[i].n = n; n > 0 && n < now && s.try(r) {

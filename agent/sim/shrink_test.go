@@ -14,8 +14,8 @@ func TestShrink(t *testing.T) {
 	fake := func(opt Options) (Stats, error) {
 		runs++
 		r := opt.Reduce
-		st := Stats{Components: 4, Primaries: 2, Volumes: 3, Clients: 4, Length: 8 * time.Second, Planned: 8 * time.Second, Virtual: 5 * time.Second}
-		for i, n := range []*int{&st.Components, &st.Primaries, &st.Volumes, &st.Clients} {
+		st := Stats{Components: 4, Primaries: 2, Volumes: 3, Clients: 4, Groups: 2, Length: 8 * time.Second, Planned: 8 * time.Second, Virtual: 5 * time.Second}
+		for i, n := range []*int{&st.Components, &st.Primaries, &st.Volumes, &st.Clients, &st.Groups} {
 			if most := *r.counts()[i].n; most > 0 {
 				*n = min(*n, most)
 			}
@@ -38,10 +38,10 @@ func TestShrink(t *testing.T) {
 	}
 	s := Shrink(Options{Seed: 1}, 300, fake)
 	r := s.Options.Reduce
-	if !slices.Equal(r.Faults, []int{7}) || s.Stats.Components != 2 || s.Stats.Primaries != 1 || s.Stats.Clients != 1 || s.Stats.Length >= 5*time.Second {
+	if !slices.Equal(r.Faults, []int{7}) || s.Stats.Components != 2 || s.Stats.Primaries != 1 || s.Stats.Clients != 1 || s.Stats.Groups != 1 || s.Stats.Length >= 5*time.Second {
 		t.Errorf("%v is left: %+v", r, s.Stats)
 	}
-	if s.Runs != runs || runs > 60 {
+	if s.Runs != runs || runs > 65 {
 		t.Errorf("%d runs, and %d are said", runs, s.Runs)
 	}
 	again, err := ParseReduction(r.String())

@@ -12,13 +12,14 @@ type Stats struct {
 	Kills, Losses, Left, GiveUps, Seals, Voids int
 	Promotes, Resyncs, Copies, PowerCuts       int
 	JournalsLost, SourceErrors, TargetErrors   int
-	Abandoned, InPlace                         int // chains given up for want of room; resyncs that the operator let be applied in place
+	Abandoned, InPlace, RoomMade               int // chains given up for want of room; resyncs that the operator let be applied in place; larger journals
 	Excused                                    int // runs in which more than one component was gone at a time
 	Faults                                     Faults
 	MaxSettle                                  time.Duration // from peace until everything has come to rest
 	MaxHold, MaxBlocked, Virtual               time.Duration
 	Components, Primaries, Volumes, Clients    int
-	SyncRuns, SmallJournals                    int
+	SyncRuns, GroupRuns, SmallJournals         int // runs of a first group in sync mode, of several groups, with small journals
+	Groups                                     int
 	Length, Planned                            time.Duration // of writes and faults, here and before the reduction
 	Happened                                   []int         // the faults that came to their time, by their numbers in the plan
 	Digest                                     uint64        // of the course: every event's time and name, in order
@@ -44,12 +45,14 @@ func (s *Stats) add(o Stats) {
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns
 	s.SmallJournals += o.SmallJournals
+	s.GroupRuns += o.GroupRuns
 	s.Excused += o.Excused
 	s.JournalsLost += o.JournalsLost
 	s.SourceErrors += o.SourceErrors
 	s.TargetErrors += o.TargetErrors
 	s.Abandoned += o.Abandoned
 	s.InPlace += o.InPlace
+	s.RoomMade += o.RoomMade
 	for k := range s.Faults {
 		s.Faults[k] += o.Faults[k]
 	}
@@ -74,7 +77,7 @@ func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes, %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
-	fmt.Fprintf(&b, "; settled within %v; %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place; faults: %v", s.MaxSettle.Round(time.Millisecond), s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.Faults)
+	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }

@@ -3,7 +3,7 @@
 //
 // A [World] is a heap of events in virtual time. Hosts perform their node's effects the way the shells do, on disks that
 // lose what was not flushed and over links that delay, lose and repeat. An oracle follows every write from the moment it
-// is numbered, and compares with it whatever a promote could choose (oracle.go).
+// is numbered, and compares with it whatever a promote could choose, of each group by itself (oracle.go).
 //
 //	world.go   time, events, the course of a run; stats.go what it did, shrink.go a smaller one that fails alike
 //	plan.go    which faults happen when; faults.go does it, diskfaults.go to disks, joins.go to who belongs to the cluster
@@ -52,7 +52,7 @@ type World struct {
 	hosts []*host
 	ids   []wire.AgentID
 	cuts  map[link]time.Duration // until when
-	group wire.GroupID
+	group wire.GroupID           // the first one, of which scenarios tell
 
 	// Of the faults, see kind.
 	lossy       float64 // chance that a message is lost
@@ -69,9 +69,7 @@ type World struct {
 	power      bool // crashes lose what was not flushed; clients write through
 	faults     bool // faults are still being injected
 	writing    bool
-	promoted   bool     // a promote was asked for
-	doubleLoss bool     // more than one component was down, or sets were given up: what needs a second copy is excused
-	lostUpTo   wire.Set // and both copies of something in the sets up to here may be gone
+	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
 
 	// Of scenarios.
 	steady    bool                    // every delay is the middle of its range, and chance decides nothing
@@ -166,9 +164,19 @@ type shape struct {
 	primaries  int
 	both       bool // the first component is a primary too
 	mode       cluster.Mode
-	period     int64    // milliseconds
-	sizes      []int64  // of the volumes, in bytes; the primaries have them in turn
+	period     int64   // milliseconds
+	sizes      []int64 // of the volumes, in bytes; the primaries have them in turn
+	more       []groupShape
 	domains    []string // that the agents are in, in the order of their names; none are labelled beyond them
+}
+
+// groupShape is what a group beyond the first looks like.
+type groupShape struct {
+	mode   cluster.Mode
+	period int64   // milliseconds
+	sizes  []int64 // of the volumes, in bytes
+	first  int     // the primary that has the first of them; the others have them in turn, as far as there are
+	spread int     // so many
 }
 
 // draw chooses a cluster and its links.
@@ -205,7 +213,28 @@ func (w *World) draw() shape {
 	atMost(&volumes, red.Volumes)
 	s.primaries = min(s.primaries, volumes)
 	s.sizes = s.sizes[:volumes]
+	s.more = w.drawGroups(s.primaries)
+	groups := 1 + len(s.more)
+	atMost(&groups, red.Groups)
+	s.more = s.more[:groups-1]
+	w.journalLimit *= int64(groups)
 	return s
+}
+
+// drawGroups chooses the groups beyond the first, from a stream of their own: the first is what it is without them.
+func (w *World) drawGroups(primaries int) (more []groupShape) {
+	r := rand.New(rand.NewPCG(w.opt.Seed, 0x67726f757073))
+	for range []int{0, 0, 0, 1, 1, 2}[r.IntN(6)] {
+		g := groupShape{mode: cluster.Async, period: []int64{50, 120, 400}[r.IntN(3)], first: r.IntN(3), spread: 1 + r.IntN(3)}
+		if r.IntN(3) == 0 {
+			g.mode = cluster.Sync
+		}
+		for range 1 + r.IntN(3) {
+			g.sizes = append(g.sizes, int64(blockSize)*int64(20+r.IntN(44)))
+		}
+		more = append(more, g)
+	}
+	return more
 }
 
 // domains are the failure domains that agents may be in.
@@ -213,7 +242,10 @@ var domains = []string{"", "here", "there"}
 
 // build makes the cluster's hosts, which are to be started.
 func (w *World) build(s shape) {
-	w.stats.Components, w.stats.Primaries, w.stats.Volumes = s.components, s.primaries, len(s.sizes)
+	w.stats.Components, w.stats.Primaries, w.stats.Volumes, w.stats.Groups = s.components, s.primaries, len(s.sizes), 1+len(s.more)
+	if len(s.more) > 0 {
+		w.stats.GroupRuns = 1
+	}
 	if s.mode == cluster.Sync {
 		w.stats.SyncRuns = 1
 	}
@@ -247,18 +279,28 @@ func (w *World) build(s shape) {
 		ps = append(ps, add(fmt.Sprintf("p%d", i+1), true, false, false))
 	}
 	sec := add("s1", false, false, true)
-	must(st.Apply(1, &cluster.Command{CreateGroup: &cluster.CreateGroup{
-		Name: "g", Mode: s.mode, PeriodMS: s.period, PortionSize: portionSize, SetBytes: cluster.MinSetBytes,
-	}}))
 	w.group = 1
-	for v, size := range s.sizes {
-		must(st.Apply(1, &cluster.Command{CreateVolume: &cluster.CreateVolume{
-			Group: 1, Name: fmt.Sprintf("v%d", v+1), Size: size,
-			Primary: ps[v%len(ps)], Source: fmt.Sprintf("/v%d", v), Secondary: sec, Target: fmt.Sprintf("/t%d", v),
+	v := 0
+	for i, g := range append([]groupShape{{mode: s.mode, period: s.period, sizes: s.sizes, spread: len(ps)}}, s.more...) {
+		name := "g"
+		if i > 0 {
+			name = fmt.Sprintf("g%d", i+1)
+		}
+		must(st.Apply(1, &cluster.Command{CreateGroup: &cluster.CreateGroup{
+			Name: name, Mode: g.mode, PeriodMS: g.period, PortionSize: portionSize, SetBytes: cluster.MinSetBytes,
 		}}))
+		for k, size := range g.sizes {
+			must(st.Apply(1, &cluster.Command{CreateVolume: &cluster.CreateVolume{
+				Group: wire.GroupID(i + 1), Name: fmt.Sprintf("v%d", v+1), Size: size,
+				Primary: ps[(g.first+k%g.spread)%len(ps)], Source: fmt.Sprintf("/v%d", v), Secondary: sec, Target: fmt.Sprintf("/t%d", v),
+			}}))
+			v++
+		}
 	}
 	if w.journalLimit != 0 {
-		st.Groups[1].SetBytes = smallSet
+		for _, g := range st.Groups {
+			g.SetBytes = smallSet
+		}
 		w.stats.SmallJournals = 1
 	}
 	for i, id := range cs {
@@ -287,8 +329,8 @@ func (w *World) build(s shape) {
 	for _, id := range w.ids {
 		w.hosts = append(w.hosts, newHost(w, id, st, core.Bootstrap(st, voters)))
 	}
-	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, power cuts %v",
-		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.power)
+	w.trace("%d components, %d primaries, %d volumes, %s, period %d ms, power cuts %v; more groups: %+v",
+		s.components, len(ps), len(s.sizes), s.mode, st.Groups[1].PeriodMS, w.power, s.more)
 }
 
 func (w *World) host(id wire.AgentID) *host {
