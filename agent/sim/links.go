@@ -98,8 +98,12 @@ func (w *World) deliver(from, to wire.AgentID, name string, f func(*host)) {
 // mayPart reports whether two hosts may stay apart: updates find a way over another component that stays.
 // Of two that are left one is declared lost, unless they hold the only copies of something: then they wait for the link.
 func (w *World) mayPart(a, b *host) bool {
-	st := w.newest()
-	eligible := len(st.Eligible())
+	eligible := 0
+	for _, id := range w.newest().Eligible() {
+		if h := w.host(id); h != nil && !h.doomed {
+			eligible++
+		}
+	}
 	switch {
 	case a.backup && b.backup:
 		return eligible >= 3
