@@ -171,6 +171,9 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 	if q.RemovePrimary != "" {
 		return s.removePrimary(w, r, &q)
 	}
+	if q.AllowInconsistent {
+		return s.allowInconsistent(w, r, &q)
+	}
 	if q.Force {
 		return &api.Error{Code: api.Invalid, Text: "force is for remove_primary: nothing else of a group needs it"}
 	}
@@ -183,6 +186,20 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 			return cluster.Command{}, err
 		}
 		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes}}, nil
+	})
+}
+
+// allowInconsistent has the resyncs of a group applied in place.
+func (s *apiServer) allowInconsistent(w http.ResponseWriter, r *http.Request, q *api.GroupRequest) error {
+	if (*q != api.GroupRequest{AllowInconsistent: true}) {
+		return &api.Error{Code: api.Invalid, Text: "allow_inconsistent is asked for alone: change the settings in another request"}
+	}
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		return cluster.Command{AllowInconsistent: &cluster.AllowInconsistent{Group: g.ID}}, nil
 	})
 }
 

@@ -13,6 +13,9 @@ type GroupRequest struct {
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`
 	Force         bool   `json:"force,omitempty"`
+	// AllowInconsistent has resyncs for which the journals have no room, or that are under way, applied in place; it is
+	// asked for alone.
+	AllowInconsistent bool `json:"allow_inconsistent,omitempty"`
 }
 
 // VolumeRequest adds a volume to a group. Agents are named.

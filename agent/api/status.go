@@ -123,6 +123,9 @@ type Source struct {
 	Queued      int64  `json:"queued_bytes"`
 	CopyLeft    int64  `json:"copy_left_bytes"`
 	CopyTotal   int64  `json:"copy_total_bytes"`
+	// ResyncNeeds is the room that its next resync is taken to need in the journals, while they have not as much: until
+	// then it is not attached, and what is written is in its bitmap only.
+	ResyncNeeds int64 `json:"resync_needs_bytes,omitempty"`
 }
 
 // Volume is one replicated device.
@@ -134,7 +137,8 @@ type Volume struct {
 	Source    string `json:"source"`
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
-	Copied    bool   `json:"copied"` // it belongs to the recovery points
+	Copied    bool   `json:"copied"`             // it belongs to the recovery points
+	InPlace   bool   `json:"in_place,omitempty"` // it did, until its resync was allowed to leave the target inconsistent
 	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
 	CopyLeft  int64 `json:"copy_left_bytes"`
 	CopyTotal int64 `json:"copy_total_bytes"`

@@ -330,12 +330,12 @@ func (s *source) tick() {
 		}
 		s.resend()
 	case g.Phase != cluster.Replicating:
-	case s.suspended || !s.ready:
+	case s.suspended || !s.ready || !s.fits():
 		if inc := g.Live(n.cfg.ID); inc != nil && n.now >= s.endAt {
 			s.endAt = n.now + n.cfg.RetryEvery
 			n.Propose(cluster.Command{End: &cluster.End{Group: s.group, Inc: inc.ID}})
 		}
-	case n.now >= s.attachAt && len(n.state.Members) > 0 && s.fits():
+	case n.now >= s.attachAt && len(n.state.Members) > 0:
 		s.attachAt = n.now + n.cfg.RetryEvery
 		n.Propose(cluster.Command{Attach: &cluster.Attach{Group: s.group, Primary: n.cfg.ID, Nonce: s.nonce}})
 	}

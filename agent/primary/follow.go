@@ -125,7 +125,10 @@ func (g *group) serve() {
 	g.added = true
 	g.mu.Unlock()
 	if !added {
-		g.p.loop.Do(func(n *core.Node, now time.Duration) { n.AddSource(now, g.id) })
+		g.p.loop.Do(func(n *core.Node, now time.Duration) {
+			n.AddSource(now, g.id)
+			n.SetNeed(now, g.id, g.need(n))
+		})
 		g.p.kick()
 	}
 }

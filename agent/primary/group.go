@@ -196,6 +196,9 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	if begun {
 		g.tellCopies()
 	}
+	if o.view.Inc == 0 {
+		g.tellNeed()
+	}
 	g.kickCopier()
 	if reason != "" {
 		g.suspend(reason)

@@ -63,6 +63,9 @@ func (r *replay) of(primaries []wire.AgentID, n wire.Set) image {
 	im := image{}
 	for _, p := range primaries {
 		inc := r.g.IncAt(p, n)
+		if inc == nil && n == r.o.point.set {
+			inc = r.o.point.incs[p]
+		}
 		if inc == nil {
 			for _, v := range r.g.Volumes {
 				if v.Primary == p && v.Removed == nil && v.Copied(n) {

@@ -3,12 +3,10 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
-	"flotilla/wire"
 )
 
 // maxJoins bounds the components that join in one run.
@@ -54,9 +52,6 @@ func (w *World) removeForGood(r *rand.Rand) {
 	h := hs[r.IntN(len(hs))]
 	if h.node == nil || !w.othersWell(h) || !w.oracle.allMirrored(h) || !w.votersWell() {
 		return
-	}
-	if !slices.ContainsFunc(w.newest().Eligible(), func(m wire.AgentID) bool { return m != h.id }) {
-		return // all others are drained: what it holds has one copy, as the operator was told
 	}
 	h.kill(w.power)
 	h.doomed = true

@@ -343,7 +343,7 @@ func (g *Group) commit(c *Commit) {
 	}
 	for _, id := range c.Copied {
 		if v := g.Volumes[id]; v != nil && v.CopiedAt == 0 && v.Removed == nil {
-			v.CopiedAt = c.UpTo
+			v.CopiedAt, v.InPlace = c.UpTo, false
 		}
 	}
 	label := c.Label
@@ -397,7 +397,7 @@ func (g *Group) prune() {
 	})
 }
 
-// giveUp drops all unapplied sets. Those of a chain take nothing with them that was held and is not in a bitmap.
+// giveUp drops all unapplied sets. Those of a chain take nothing with them that was acknowledged as held.
 func (g *Group) giveUp(chain bool) {
 	if g.Phase == Promoted {
 		return
@@ -406,7 +406,7 @@ func (g *Group) giveUp(chain bool) {
 	if g.ApplyTo > g.Applied {
 		g.Torn = true
 	}
-	if !chain {
+	if !chain || g.Mode != Sync {
 		g.doubt()
 	}
 	for _, inc := range g.Incs {

@@ -195,6 +195,7 @@ type Volume struct {
 	// CopiedAt is the set at whose end the first copy was whole, 0 before. The volume belongs to the recovery points
 	// from there on.
 	CopiedAt wire.Set
+	InPlace  bool `cbor:",omitempty"` // it had a first copy, and an operator allows its resync to be applied in place
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }
