@@ -168,6 +168,9 @@ type Group struct {
 	FinalChosen  bool
 	PromoteLabel int64         // when promote was asked for
 	Outcome      PromoteResult // what promote lost, for the operator
+
+	Check         *Check `cbor:",omitempty"` // the newest one, also when it is over
+	CheckSchedule        // when the next one is due
 }
 
 // RecoveryPoint is the end of a set to which the targets can be brought.
