@@ -71,7 +71,7 @@ func (n *Node) ReportChecks(g wire.GroupID, inc wire.Incarnation, v wire.VolumeI
 	n.send(grp.Volumes[v].Primary, &Checked{Group: g, Inc: inc, Volume: v, Results: results})
 }
 
-// checked takes the word of a volume's secondary.
+// checkAnswered takes the word of a volume's secondary.
 func (s *source) checkAnswered(from wire.AgentID, m *Checked) {
 	g := s.n.state.Groups[s.group]
 	if g == nil || m.Inc != s.inc || g.Volumes[m.Volume] == nil || g.Volumes[m.Volume].Secondary != from {
@@ -123,4 +123,11 @@ func (c *captain) scheduleCheck(g *cluster.Group, w *groupWatch) {
 			Group: g.ID, Repair: g.CheckRepair, Rate: g.CheckRate, Label: now, Scheduled: true, After: g.LastCheck(),
 		}})
 	}
+}
+
+// Behind reports whether something of a range is to be copied: there the target may differ from the source. The range is
+// locked against writes.
+func (e *Extents) Behind(off, length int64) bool {
+	first, last := e.Range(off, length)
+	return slices.ContainsFunc(e.ext[first:last+1], func(x extentState) bool { return x.copy || x.dirty })
 }

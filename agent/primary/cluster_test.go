@@ -48,6 +48,8 @@ type world struct {
 	unapplied []core.Apply
 	opened    map[string]error // what opening a source fails with
 
+	verdict func(core.CheckVerdict) core.CheckVerdict // changes the targets' answers; 0 for none. Nil: as they are
+
 	host *host
 }
 

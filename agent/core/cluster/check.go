@@ -19,6 +19,8 @@ const (
 	MinCheckEvery = 60
 	// MaxCheckEvery is the longest: ten years, in seconds.
 	MaxCheckEvery = 10 * 366 * 24 * 3600
+	// MinCheckRate is the lowest rate of a check, in bytes a second.
+	MinCheckRate = 64 << 10
 	// MaxCheckFound bounds the differing ranges that a primary names.
 	MaxCheckFound = 64
 )
@@ -90,8 +92,12 @@ func (c CheckSchedule) validate() error {
 	if c.CheckEvery != 0 && (c.CheckEvery < MinCheckEvery || c.CheckEvery > MaxCheckEvery) {
 		return fmt.Errorf("a check every %v is outside of %v … 10 years", time.Duration(c.CheckEvery)*time.Second, MinCheckEvery*time.Second)
 	}
-	if c.CheckRate < 0 {
-		return fmt.Errorf("a rate of checks of %d bytes a second is negative", c.CheckRate)
+	return validCheckRate(c.CheckRate)
+}
+
+func validCheckRate(rate int64) error {
+	if rate != 0 && rate < MinCheckRate {
+		return fmt.Errorf("a check's rate of %d bytes a second is below %d", rate, MinCheckRate)
 	}
 	return nil
 }
@@ -111,8 +117,9 @@ func (s *State) startCheck(c *StartCheck) (uint64, error) {
 		return 0, nil // it has begun
 	case g.Phase != Replicating:
 		return 0, fmt.Errorf("check group %q: it is %s: only what is replicated can be compared", g.Name, g.Phase)
-	case c.Rate < 0:
-		return 0, fmt.Errorf("check group %q: a rate of %d bytes a second is negative", g.Name, c.Rate)
+	}
+	if err := validCheckRate(c.Rate); err != nil {
+		return 0, fmt.Errorf("check group %q: %w", g.Name, err)
 	}
 	n := &Check{Number: g.LastCheck() + 1, Volume: c.Volume, Repair: c.Repair, Rate: c.Rate, Label: c.Label, Scheduled: c.Scheduled}
 	for _, id := range SortedKeys(g.Volumes) {
@@ -177,7 +184,7 @@ func (g *Group) Checking() bool {
 
 // CheckFor returns the check in which primary p has something to do, or nil.
 func (g *Group) CheckFor(p wire.AgentID) *Check {
-	if !g.Checking() {
+	if g.Check == nil || g.Check.Stopped || g.Phase != Replicating {
 		return nil
 	}
 	if part := g.Check.part(p); part == nil || part.Ended {
