@@ -146,6 +146,8 @@ func (b *statusBuilder) group(g *cluster.Group) {
 	if g.Phase != cluster.Replicating {
 		out.Promote = promoteOf(g)
 	}
+	out.Check = b.check(g)
+	out.CheckSchedule = api.CheckSchedule{EverySeconds: g.CheckEvery, Repair: g.CheckRepair, Rate: g.CheckRate}
 	b.out.Groups = append(b.out.Groups, out)
 }
 
@@ -275,6 +277,7 @@ func (b *statusBuilder) alarms() {
 			})
 		}
 		b.primaryAlarms(g, raise)
+		checkAlarm(g, raise)
 		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
 		if g.Promote == nil && g.Waiting != "" && lag {
 			raise(api.Alarm{

@@ -103,6 +103,9 @@ type Group struct {
 	Primaries []Source `json:"primaries"`
 	Volumes   []Volume `json:"volumes"`
 	Promote   *Promote `json:"promote"` // null while the group replicates
+
+	Check         *Check        `json:"check"` // the newest one, also when it is over; null before the first
+	CheckSchedule CheckSchedule `json:"check_schedule"`
 }
 
 // Point is a recovery point.

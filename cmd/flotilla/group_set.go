@@ -16,23 +16,28 @@ func groupSetCommand() *cobra.Command {
 	var flags groupFlags
 	var remove string
 	var force bool
+	var schedule scheduleFlags
 	c := &cobra.Command{
 		Use: "set GROUP", Short: "Change a group's settings, or take a dead primary out of it",
 		Long: "Change a group's settings, or take a dead primary's volumes out of the group (--remove-primary).\n\n" +
 			"While one primary of several is away, the group's recovery point stands still. Once its volumes are out, the others go\n" +
 			"on without them. The targets of the volumes taken out stay at the group's last recovery point; the secondary closes\n" +
 			"them. Should the primary come back, these volumes are neither served nor replicated: delete them, and create them anew.",
-		Example: "  flotilla group set db --period 5s\n  flotilla group set db --remove-primary host-b",
+		Example: "  flotilla group set db --period 5s\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --remove-primary host-b",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
+			var err error
+			if q.CheckSchedule, err = schedule.request(cmd); err != nil {
+				return err
+			}
 			switch {
 			case remove != "" && q != api.GroupRequest{}:
 				return &usageError{errors.New("--remove-primary is given alone: change the settings in another call")}
 			case remove == "" && force:
 				return &usageError{errors.New("--force goes with --remove-primary")}
 			case remove == "" && q == api.GroupRequest{}:
-				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes or --remove-primary")}
+				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --check-every or --remove-primary")}
 			}
 			q.RemovePrimary, q.Force = remove, force
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
@@ -49,6 +54,7 @@ func groupSetCommand() *cobra.Command {
 	}
 	conn.flags(c)
 	flags.add(c)
+	schedule.add(c)
 	c.Flags().StringVar(&remove, "remove-primary", "", "take the volumes of this agent out of the group: it is gone for good")
 	c.Flags().BoolVar(&force, "force", false, "with --remove-primary: also while it is heard, and in a sync group, where acknowledged writes are dropped by it")
 	return c
