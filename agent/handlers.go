@@ -255,7 +255,7 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
-			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target,
+			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded,
 		}}, nil
 	})
 }

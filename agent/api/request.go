@@ -25,6 +25,8 @@ type VolumeRequest struct {
 	Source    string `json:"source"`
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
+	// Seeded says that the target was filled by hand: it is compared, and what differs is copied.
+	Seeded bool `json:"seeded,omitempty"`
 }
 
 // Made answers a request that made something.

@@ -138,6 +138,7 @@ type Volume struct {
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
 	Copied    bool   `json:"copied"` // it belongs to the recovery points
+	Seeded    bool   `json:"seeded"` // its target was filled by hand before it was made
 	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
 	CopyLeft  int64 `json:"copy_left_bytes"`
 	CopyTotal int64 `json:"copy_total_bytes"`

@@ -131,3 +131,24 @@ func (e *Extents) Behind(off, length int64) bool {
 	first, last := e.Range(off, length)
 	return slices.ContainsFunc(e.ext[first:last+1], func(x extentState) bool { return x.copy || x.dirty })
 }
+
+// NextToCopy returns the first extent from index from on that is to be copied.
+func (e *Extents) NextToCopy(from int) (int, bool) {
+	for i := from; i < len(e.ext); i++ {
+		if e.ext[i].copy {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// Same ends the copy of an extent that the target was found to hold, as of the given set, and reports whether it did: not
+// where a write has failed since the copy began. Unlike for Copied, no range needs to be held: a write that has touched the
+// extent and is not numbered yet makes it dirty later if it fails.
+func (e *Extents) Same(i int, set wire.Set) bool {
+	if x := &e.ext[i]; !x.copy || x.dirty {
+		return false
+	}
+	e.Copied(i, set)
+	return true
+}

@@ -63,7 +63,9 @@ type checkItem struct {
 	overdue     time.Duration // without an answer from then on, 0 while its set is not applied
 	tries       int
 	repairs     int
-	found       bool // it differed
+	found       bool     // it differed
+	seed        *seedJob // that it is of, and not of a check; extent is the one that it is in
+	extent      int
 	mend        bool // it is to be marked before it is asked again
 }
 

@@ -23,7 +23,7 @@ func (g *group) runChecker(ctx context.Context) {
 	for {
 		for ctx.Err() == nil {
 			it, j := g.nextCheck()
-			if j == nil {
+			if j == nil && it.seed == nil {
 				break
 			}
 			if buf == nil {
@@ -40,11 +40,15 @@ func (g *group) runChecker(ctx context.Context) {
 	}
 }
 
-// nextCheck takes the next piece into the checker's hands; asked gives it back. The job is nil when there is none now.
+// nextCheck takes the next piece into the checker's hands; asked gives it back. It is of a comparison (see seed.go), or else
+// of the check that is returned, which is nil when there is nothing to do now.
 func (g *group) nextCheck() (checkItem, *checkJob) {
 	now := g.p.loop.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if it, ok := g.nextSeedLocked(now); ok {
+		return it, nil
+	}
 	j := g.check
 	if j == nil || j.ended || j.inc == 0 || j.inc != g.view.Inc {
 		return checkItem{}, nil
@@ -84,7 +88,12 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 	if err := g.awaitRoom(ctx); err != nil {
 		return placed{}, 0, err
 	}
-	t.rate = j.order.rate
+	inc := wire.Incarnation(0)
+	if it.seed != nil {
+		t.rate, inc = g.p.limits.CopyRate, it.seed.inc
+	} else {
+		t.rate, inc = j.order.rate, j.inc
+	}
 	if err := t.take(ctx, it.length); err != nil {
 		return placed{}, 0, err
 	}
@@ -96,7 +105,7 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 	if it.mend {
 		return placed{}, 0, v.mend(it.off, it.length)
 	}
-	return g.ask(v, j.inc, it.off, it.length, buf)
+	return g.ask(v, inc, it.off, it.length, it.seed != nil, buf)
 }
 
 // mend marks a range, so that the copier copies it. It breaks no set: until then the target is what it was, and so is every
@@ -115,14 +124,15 @@ func (v *volume) mend(off, length int64) error {
 	return nil
 }
 
-// ask numbers the digest of a range. Readers share the range meanwhile, writers wait.
-func (g *group) ask(v *volume, inc wire.Incarnation, off, length int64, buf []byte) (placed, wire.Seq, error) {
+// ask numbers the digest of a range. Readers share the range meanwhile, writers wait. seed says that the range is to be
+// copied, and compared instead.
+func (g *group) ask(v *volume, inc wire.Incarnation, off, length int64, seed bool, buf []byte) (placed, wire.Seq, error) {
 	guard, err := v.io.RLock(v.ctx, off, length)
 	if err != nil {
 		return placed{}, 0, errStopped
 	}
 	defer guard.Unlock()
-	if v.marks.mayDiffer(off, length) {
+	if !seed && v.marks.mayDiffer(off, length) {
 		return placed{}, 0, errBehind
 	}
 	content := buf[:length]
@@ -169,6 +179,10 @@ func (g *group) asked(j *checkJob, it checkItem, at placed, seq wire.Seq, err er
 	now := g.p.loop.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if it.seed != nil {
+		it.seed.asked(it, at, seq, err, now)
+		return
+	}
 	j.asking--
 	switch {
 	case err == nil && it.mend:

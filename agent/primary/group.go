@@ -146,6 +146,7 @@ type observation struct {
 	shared bool
 	sealed bool // the ends of all earlier incarnations of this primary are recorded
 
+	seeds    []wire.VolumeID // seeded volumes of this primary whose first copy is not whole
 	check    checkOrder
 	answered bool // secondaries have answered checks
 }
@@ -159,6 +160,11 @@ func (g *group) observe(n *core.Node) observation {
 		return o
 	}
 	o.view.Mode = grp.Mode
+	for id, v := range grp.Volumes {
+		if v.Seeded && v.CopiedAt == 0 && v.Primary == n.ID() {
+			o.seeds = append(o.seeds, id)
+		}
+	}
 	o.check, o.answered = checkOrderOf(grp, n.ID()), n.Unchecked(g.id)
 	o.shared = len(grp.Primaries()) > 1
 	o.sealed = o.view.Inc != 0
@@ -190,7 +196,10 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	reason, events := g.judgeLocked(now)
 	held := g.takeHeldLocked(nil)
 	report := g.followCheckLocked(o.check, answers, now)
-	checking := g.check != nil
+	compared, tell := g.followSeedsLocked(o.seeds, answers, now)
+	report.events = append(report.events, compared...)
+	begun = begun || tell
+	checking := g.check != nil || len(o.seeds) > 0
 	if o.view.Applied > before.Applied {
 		for _, v := range g.volumes {
 			kick(v.applied)

@@ -114,6 +114,10 @@ func (s *Secondary) open(t *target, a assignment, others []record) error {
 			a.volumeName, a.path, dev.Size(), a.size), dev.Close())
 	}
 	if !t.hasRec || !t.rec.names(a) {
+		// What a seeded volume's copy finds to be there must be there for good.
+		if err := dev.Flush(); err != nil {
+			return errors.Join(fmt.Errorf("flush the target of volume %q: %w", a.volumeName, err), dev.Close())
+		}
 		if err := errors.Join(s.adopt(a, others), s.setRecord(t, newRecord(a))); err != nil {
 			return errors.Join(err, dev.Close())
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"math/rand/v2"
@@ -93,10 +94,21 @@ func (r *checkRig) call(method, path string, in, out any) {
 
 func (r *checkRig) until(what string, ok func(g *api.Group) bool) {
 	r.t.Helper()
-	r.do(fleet.Until(r.ctx, fleet.StepTime, what, func(ctx context.Context) (bool, error) {
+	var last *api.Status
+	err := fleet.Until(r.ctx, fleet.StepTime, what, func(ctx context.Context) (bool, error) {
 		s, err := r.fleet.Hosts[0].Status(ctx)
+		if s != nil {
+			last = s
+		}
 		return s != nil && s.Group("g") != nil && len(s.Group("g").Volumes) == 1 && ok(s.Group("g")), err
-	}))
+	})
+	if err != nil {
+		text, _ := json.Marshal(last)
+		for _, h := range r.fleet.Hosts {
+			r.t.Logf("the end of the log of %s:\n%s", h.Name, h.Tail())
+		}
+		r.t.Fatalf("%v; last: %s", err, text)
+	}
 }
 
 // check runs a check to its end.

@@ -109,6 +109,7 @@ type (
 		Source    string
 		Secondary wire.AgentID
 		Target    string
+		Seeded    bool `cbor:",omitempty"`
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }

@@ -198,6 +198,8 @@ type Volume struct {
 	// CopiedAt is the set at whose end the first copy was whole, 0 before. The volume belongs to the recovery points
 	// from there on.
 	CopiedAt wire.Set
+	// Seeded says that the target was filled by hand: the first copy compares, and copies what differs.
+	Seeded bool `cbor:",omitempty"`
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }
