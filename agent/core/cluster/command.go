@@ -27,9 +27,9 @@ type Command struct {
 	RemovePrimary *RemovePrimary `cbor:",omitempty"`
 
 	AllowInconsistent *AllowInconsistent `cbor:",omitempty"`
-	StartCheck *StartCheck `cbor:",omitempty"`
-	StopCheck  *StopCheck  `cbor:",omitempty"`
-	EndCheck   *EndCheck   `cbor:",omitempty"`
+	StartCheck        *StartCheck        `cbor:",omitempty"`
+	StopCheck         *StopCheck         `cbor:",omitempty"`
+	EndCheck          *EndCheck          `cbor:",omitempty"`
 
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
