@@ -132,6 +132,15 @@ func (e *Extents) Behind(off, length int64) bool {
 	return slices.ContainsFunc(e.ext[first:last+1], func(x extentState) bool { return x.copy || x.dirty })
 }
 
+// Newest returns the newest set with an update of a range's extents, as far as it is still to be applied.
+func (e *Extents) Newest(off, length int64) (set wire.Set) {
+	first, last := e.Range(off, length)
+	for i := first; i <= last; i++ {
+		set = max(set, e.ext[i].set)
+	}
+	return set
+}
+
 // NextToCopy returns the first extent from index from on that is to be copied.
 func (e *Extents) NextToCopy(from int) (int, bool) {
 	for i := from; i < len(e.ext); i++ {

@@ -66,8 +66,12 @@ type checkItem struct {
 	found       bool     // it differed
 	seed        *seedJob // that it is of, and not of a check; extent is the one that it is in
 	extent      int
-	mend        bool // it is to be marked before it is asked again
+	mend        bool     // it is to be marked before it is asked again
+	copied      wire.Set // it is asked again when this set is applied; unknownSet while it is to be copied
 }
+
+// unknownSet is no set that there ever is.
+const unknownSet = ^wire.Set(0)
 
 // checkJob is this primary's part in one check. It is guarded by group.mu.
 type checkJob struct {
@@ -124,6 +128,11 @@ func (g *group) followCheckLocked(order checkOrder, answers []core.Checked, now 
 			j.again = append(j.again, it)
 		}
 		clear(j.flying)
+		for i := range j.again {
+			if it := &j.again[i]; it.copied != 0 {
+				it.copied = unknownSet // the copy may have gone with its incarnation: then the extents are copied again
+			}
+		}
 		j.inc = g.view.Inc
 	}
 	for i := range answers {

@@ -58,9 +58,9 @@ func (w *world) load(seed uint64, id wire.VolumeID) (stop func()) {
 }
 
 // flip changes one bit on a target behind everybody's back, in a block that load does not change.
-func (w *world) flip(rng *rand.Rand, id wire.VolumeID) (piece int64) {
+func (w *world) flip(rng *rand.Rand, id wire.VolumeID) (at int64) {
 	size := w.targets[id].Size()
-	at := rng.Int64N(size/8192)*8192 + 4096 + rng.Int64N(4096)
+	at = rng.Int64N(size/8192)*8192 + 4096 + rng.Int64N(4096)
 	var b [1]byte
 	if _, err := w.targets[id].ReadAt(b[:], at); err != nil {
 		w.t.Fatal(err)
@@ -69,7 +69,21 @@ func (w *world) flip(rng *rand.Rand, id wire.VolumeID) (piece int64) {
 	if _, err := w.targets[id].WriteAt(b[:], at); err != nil {
 		w.t.Fatal(err)
 	}
-	return at / (256 << 10)
+	return at
+}
+
+// mended compares bytes of volume 1 right away.
+func (w *world) mended(at []int64) {
+	w.t.Helper()
+	for _, off := range at {
+		var want, have [1]byte
+		if _, err := w.sources["/src/a"].ReadAt(want[:], off); err != nil {
+			w.t.Fatal(err)
+		}
+		if _, err := w.targets[1].ReadAt(have[:], off); err != nil || want != have {
+			w.t.Errorf("the byte at %d, which was repaired, is %v on the source and %v on the target, %v", off, want, have, err)
+		}
+	}
 }
 
 const checkedSize = 5<<19 + 512
@@ -82,6 +96,7 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 				w := newWorld(t, mode, small, volumeSpec{"a", checkedSize}, volumeSpec{"b", 1 << 20})
 				w.scribble(seed, 1, 4, 30)
 				w.settled()
+				w.lag = 20 * time.Millisecond
 				stop := w.load(seed, 1)
 				rng := rand.New(rand.NewPCG(seed, 6))
 				for range 15 {
@@ -90,9 +105,10 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 					}
 				}
 				for range 10 {
-					flipped := map[int64]bool{}
+					flipped, flips := map[int64]bool{}, []int64{}
 					for range 1 + rng.IntN(3) {
-						flipped[w.flip(rng, 1)] = true
+						at := w.flip(rng, 1)
+						flipped[at/(256<<10)], flips = true, append(flips, at)
 					}
 					for _, repair := range []bool{false, true, false} {
 						c := w.check(cluster.StartCheck{Volume: 1, Repair: repair}).Parts[0].Tally
@@ -105,6 +121,7 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 							}
 						}
 						if repair {
+							w.mended(flips)
 							clear(flipped)
 							if c.Repaired != c.Differing {
 								t.Fatalf("repaired %d bytes of %d", c.Repaired, c.Differing)

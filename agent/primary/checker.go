@@ -63,7 +63,10 @@ func (g *group) nextCheck() (checkItem, *checkJob) {
 	if !slices.ContainsFunc(j.cursors, func(c checkCursor) bool { return ready(c.v) }) {
 		return checkItem{}, nil
 	}
-	if i := slices.IndexFunc(j.again, func(it checkItem) bool { return it.after <= now && ready(it.v) }); i >= 0 {
+	for i := range j.again {
+		if it := &j.again[i]; it.after > now || !ready(it.v) || !it.landed(g.view.Applied) {
+			continue
+		}
 		it := j.again[i]
 		j.again = slices.Delete(j.again, i, i+1)
 		j.asking++
@@ -106,6 +109,22 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 		return placed{}, 0, v.mend(it.off, it.length)
 	}
 	return g.ask(v, inc, it.off, it.length, it.seed != nil, buf)
+}
+
+// landed reports whether what was copied to repair the piece is on the target. A check in the set of the copy would compare
+// with the copy itself.
+func (it *checkItem) landed(applied wire.Set) bool {
+	if it.copied == unknownSet && !it.v.marks.mayDiffer(it.off, it.length) {
+		it.copied = it.v.marks.newest(it.off, it.length)
+	}
+	return it.copied <= applied
+}
+
+// newest returns the newest set with an update of a range's extents that may not be applied yet.
+func (a *activity) newest(off, length int64) wire.Set {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ext.Newest(off, length)
 }
 
 // mend marks a range, so that the copier copies it. It breaks no set: until then the target is what it was, and so is every
@@ -186,7 +205,7 @@ func (g *group) asked(j *checkJob, it checkItem, at placed, seq wire.Seq, err er
 	j.asking--
 	switch {
 	case err == nil && it.mend:
-		it.mend = false
+		it.mend, it.copied = false, unknownSet
 		j.again = append(j.again, it)
 	case err == nil && at.inc == j.inc:
 		it.set, it.overdue = at.set, 0

@@ -116,6 +116,7 @@ func (h *host) applied(a core.Apply) {
 	h.loop.Do(func(n *core.Node, now time.Duration) { err = n.BeginApply(1, a.Group, a.View, a.Set) })
 	if err == nil {
 		h.check(a)
+		time.Sleep(h.w.lag)
 		for _, pc := range core.Fold(a.Parts) {
 			part := a.Parts[pc.Part]
 			u := &part.Ref.(*wire.Body).Updates[part.Index]
