@@ -152,6 +152,9 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	if err := checkName("group", q.Name); err != nil {
 		return err
 	}
+	if q.CheckSchedule != nil {
+		return &api.Error{Code: api.Invalid, Text: "check_schedule is set once the group is there"}
+	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
 			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize,
@@ -185,7 +188,9 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes}}, nil
+		return cluster.Command{SetGroup: &cluster.SetGroup{
+			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule),
+		}}, nil
 	})
 }
 
@@ -267,7 +272,7 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
-			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target,
+			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded,
 		}}, nil
 	})
 }
@@ -278,13 +283,10 @@ func (s *apiServer) deleteVolume(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		for _, v := range g.Volumes {
-			if v.Name == r.PathValue("volume") {
-				return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: v.ID}}, nil
-			}
+		if id := volumeNamed(g, r.PathValue("volume")); id != 0 {
+			return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: id}}, nil
 		}
-		return cluster.Command{}, &api.Error{Code: api.NotFound, Text: fmt.Sprintf(
-			"group %q has no volume named %q: `flotilla volume list` lists them", g.Name, r.PathValue("volume"))}
+		return cluster.Command{}, noVolume(g, r.PathValue("volume"))
 	})
 }
 

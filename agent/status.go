@@ -136,7 +136,7 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		v := g.Volumes[id]
 		vol := api.Volume{
 			ID: uint32(v.ID), Name: v.Name, Size: v.Size, Primary: b.agentName(v.Primary), Source: v.Source,
-			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, InPlace: v.InPlace,
+			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, InPlace: v.InPlace, Seeded: v.Seeded,
 		}
 		src := b.source(g, v.Primary)
 		vol.CopyLeft, vol.CopyTotal = src.CopyLeft, src.CopyTotal
@@ -146,6 +146,8 @@ func (b *statusBuilder) group(g *cluster.Group) {
 	if g.Phase != cluster.Replicating {
 		out.Promote = promoteOf(g)
 	}
+	out.Check = b.check(g)
+	out.CheckSchedule = api.CheckSchedule{EverySeconds: g.CheckEvery, Repair: g.CheckRepair, Rate: g.CheckRate}
 	b.out.Groups = append(b.out.Groups, out)
 }
 
@@ -279,6 +281,7 @@ func (b *statusBuilder) alarms() {
 		}
 		b.primaryAlarms(g, raise)
 		b.resyncAlarms(g, raise)
+		checkAlarm(g, raise)
 		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
 		if g.Promote == nil && g.Waiting != "" && lag {
 			raise(api.Alarm{

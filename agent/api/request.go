@@ -4,11 +4,13 @@ import "time"
 
 // GroupRequest makes or changes a group. Empty values mean the defaults, or what is.
 type GroupRequest struct {
-	Name        string `json:"name,omitempty"`
-	Mode        string `json:"mode,omitempty"` // "async" or "sync"
-	PeriodMS    int64  `json:"period_ms,omitempty"`
-	SetBytes    int64  `json:"set_bytes,omitempty"`
-	PortionSize uint64 `json:"portion_size_bytes,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Mode     string `json:"mode,omitempty"` // "async" or "sync"
+	PeriodMS int64  `json:"period_ms,omitempty"`
+	SetBytes int64  `json:"set_bytes,omitempty"`
+	// CheckSchedule is of a change; null leaves what is.
+	CheckSchedule *CheckSchedule `json:"check_schedule,omitempty"`
+	PortionSize   uint64         `json:"portion_size_bytes,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`
@@ -26,6 +28,8 @@ type VolumeRequest struct {
 	Source    string `json:"source"`
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
+	// Seeded says that the target was filled by hand: it is compared, and what differs is copied.
+	Seeded bool `json:"seeded,omitempty"`
 }
 
 // Made answers a request that made something.

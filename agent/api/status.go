@@ -103,6 +103,9 @@ type Group struct {
 	Primaries []Source `json:"primaries"`
 	Volumes   []Volume `json:"volumes"`
 	Promote   *Promote `json:"promote"` // null while the group replicates
+
+	Check         *Check        `json:"check"` // the newest one, also when it is over; null before the first
+	CheckSchedule CheckSchedule `json:"check_schedule"`
 }
 
 // Point is a recovery point.
@@ -139,6 +142,7 @@ type Volume struct {
 	Target    string `json:"target"`
 	Copied    bool   `json:"copied"`             // it belongs to the recovery points
 	InPlace   bool   `json:"in_place,omitempty"` // it did, until its resync was allowed to leave the target inconsistent
+	Seeded    bool   `json:"seeded"`             // its target was filled by hand before it was made
 	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
 	CopyLeft  int64 `json:"copy_left_bytes"`
 	CopyTotal int64 `json:"copy_total_bytes"`

@@ -35,6 +35,7 @@ const (
 	kindPing        = 17
 	kindPong        = 18
 	kindRelay       = 19
+	kindChecked     = 20
 )
 
 type (
@@ -66,6 +67,8 @@ type (
 		// and whether it waits for it.
 		Need   int64 `cbor:",omitempty"`
 		NoRoom bool  `cbor:",omitempty"`
+		// Check is how far it is with the group's check; nil when it has nothing to do for one.
+		Check *CheckProgress `cbor:",omitempty"`
 	}
 	// ComponentStatus is where a component stands.
 	ComponentStatus struct {
@@ -298,6 +301,7 @@ func (*CaptainSees) kind() byte { return kindCaptainSees }
 func (*Ping) kind() byte        { return kindPing }
 func (*Pong) kind() byte        { return kindPong }
 func (*Relay) kind() byte       { return kindRelay }
+func (*Checked) kind() byte     { return kindChecked }
 
 func newMessage(kind byte) Message {
 	switch kind {
@@ -339,6 +343,8 @@ func newMessage(kind byte) Message {
 		return new(Pong)
 	case kindRelay:
 		return new(Relay)
+	case kindChecked:
+		return new(Checked)
 	}
 	return nil
 }

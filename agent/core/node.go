@@ -13,6 +13,7 @@
 //	pipe.go       primary: how much is on its way, and what seems lost
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
+//	check.go      what secondaries found when they compared, on its way to the primary
 //	extents.go    primary: which extents a crash would make us copy again
 //	component.go  component: its part as a whole
 //	receive.go    component: taking frames
@@ -124,6 +125,10 @@ func (n *Node) Receive(now time.Duration, from wire.AgentID, msg Message) {
 	case *Resume:
 		if s := n.sources[m.Group]; s != nil {
 			s.resume(from, m)
+		}
+	case *Checked:
+		if s := n.sources[m.Group]; s != nil {
+			s.checkAnswered(from, m)
 		}
 	case *FrameAck:
 		n.frameAck(from, m)

@@ -89,6 +89,9 @@ type source struct {
 	heldSet wire.Set
 
 	hold hold
+
+	checked []Checked      // of this incarnation, for the shell
+	check   *CheckProgress // what the shell says of it
 }
 
 // AddSource tells the node that this agent can serve the group's volumes: it attaches as soon as it may. Calling it
@@ -232,6 +235,7 @@ func (s *source) detach() {
 	if s.saysNeed {
 		s.need = -1
 	}
+	s.checked = nil
 	s.n.eff.Wake = true
 }
 
@@ -377,6 +381,7 @@ func (s *source) status() GroupStatus {
 	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
 		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal,
+		Check: s.check,
 	}
 	if s.inc == 0 && s.need != 0 {
 		gs.Need, gs.NoRoom = max(s.wants(), -1), s.noRoom

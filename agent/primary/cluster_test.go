@@ -48,6 +48,9 @@ type world struct {
 	unapplied []core.Apply
 	opened    map[string]error // what opening a source fails with
 
+	lag     time.Duration                             // from the comparison of a set to its application
+	verdict func(core.CheckVerdict) core.CheckVerdict // changes the targets' answers; 0 for none. Nil: as they are
+
 	host *host
 }
 

@@ -149,7 +149,7 @@ func (g *group) nextToCopy() (*volume, wire.Incarnation) {
 	defer g.mu.Unlock()
 	ids := make([]wire.VolumeID, 0, len(g.volumes))
 	for id, v := range g.volumes {
-		if v.inc != 0 && v.inc == g.view.Inc && !v.whole && v.ctx.Err() == nil {
+		if v.inc != 0 && v.inc == g.view.Inc && !v.whole && v.seed == nil && v.ctx.Err() == nil {
 			ids = append(ids, id)
 		}
 	}

@@ -110,9 +110,10 @@ func (g *group) begin() {
 	ctx, stop := context.WithCancel(context.Background())
 	g.stop = stop
 	g.done.Go(func() { g.runCopier(ctx) })
+	g.done.Go(func() { g.runChecker(ctx) })
 }
 
-// end stops the group's copier. Its volumes are closed.
+// end stops the group's copier and checker. Its volumes are closed.
 func (g *group) end() {
 	g.stop()
 	g.done.Wait()

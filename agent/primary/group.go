@@ -25,10 +25,11 @@ type group struct {
 	shared atomic.Bool // several primaries
 	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded
 
-	copyNow chan struct{}    // capacity 1: wakes the copier
-	buffers chan *copyBuffer // of the copier; nil ones are yet to be allocated
-	stop    context.CancelFunc
-	done    sync.WaitGroup
+	copyNow  chan struct{}    // capacity 1: wakes the copier
+	checkNow chan struct{}    // capacity 1: wakes the checker
+	buffers  chan *copyBuffer // of the copier; nil ones are yet to be allocated
+	stop     context.CancelFunc
+	done     sync.WaitGroup
 
 	mu sync.Mutex
 
@@ -41,12 +42,13 @@ type group struct {
 	waits   []heldWait
 	closing bool
 	toldAt  time.Duration // when the node was told how the copies stand
+	check   *checkJob     // nil while there is none
 }
 
 func newGroup(p *Primary, w groupWanted) *group {
 	return &group{
 		p: p, id: w.id, name: w.name, portion: w.portion,
-		copyNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
+		copyNow: make(chan struct{}, 1), checkNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
 	}
 }
 
@@ -143,6 +145,10 @@ type observation struct {
 	known  bool // the node has the group as a source
 	shared bool
 	sealed bool // the ends of all earlier incarnations of this primary are recorded
+
+	seeds    []wire.VolumeID // seeded volumes of this primary whose first copy is not whole
+	check    checkOrder
+	answered bool // secondaries have answered checks
 }
 
 // observe looks at the node; it runs in the loop.
@@ -154,6 +160,12 @@ func (g *group) observe(n *core.Node) observation {
 		return o
 	}
 	o.view.Mode = grp.Mode
+	for id, v := range grp.Volumes {
+		if v.Seeded && v.CopiedAt == 0 && v.Primary == n.ID() {
+			o.seeds = append(o.seeds, id)
+		}
+	}
+	o.check, o.answered = checkOrderOf(grp, n.ID()), n.Unchecked(g.id)
 	o.shared = len(grp.Primaries()) > 1
 	o.sealed = o.view.Inc != 0
 	for _, inc := range grp.Incs {
@@ -172,6 +184,10 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 		g.served.Store(true)
 	}
 	g.load.Store(load(o.view))
+	var answers []core.Checked
+	if o.answered {
+		g.p.loop.Do(func(n *core.Node, _ time.Duration) { answers = n.TakeChecked(g.id) })
+	}
 
 	g.mu.Lock()
 	before := g.view
@@ -179,6 +195,11 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	begun := g.followIncLocked(before)
 	reason, events := g.judgeLocked(now)
 	held := g.takeHeldLocked(nil)
+	report := g.followCheckLocked(o.check, answers, now)
+	compared, tell := g.followSeedsLocked(o.seeds, answers, now)
+	report.events = append(report.events, compared...)
+	begun = begun || tell
+	checking := g.check != nil || len(o.seeds) > 0
 	if o.view.Applied > before.Applied {
 		for _, v := range g.volumes {
 			kick(v.applied)
@@ -200,6 +221,10 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 		g.tellNeed()
 	}
 	g.kickCopier()
+	g.tellCheck(&report)
+	if checking {
+		kick(g.checkNow)
+	}
 	if reason != "" {
 		g.suspend(reason)
 	}

@@ -53,6 +53,8 @@ type volume struct {
 	said      bool             // inc's first copy was reported as whole
 	wasWhole  bool             // whole was true once: what is copied since is what failed writes left, and breaks no set
 	rate      copyRate
+	seed      *seedJob         // nil unless its first copy is being compared
+	seededInc wire.Incarnation // the newest one for which it was
 	lastError error
 	toldError time.Duration // when it was last an event
 }

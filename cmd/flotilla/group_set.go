@@ -16,6 +16,7 @@ func groupSetCommand() *cobra.Command {
 	var flags groupFlags
 	var remove string
 	var force, inconsistent bool
+	var schedule scheduleFlags
 	c := &cobra.Command{
 		Use: "set GROUP", Short: "Change a group's settings, take a dead primary out of it, or let a resync go on that has no room",
 		Long: "Change a group's settings, or take a dead primary's volumes out of the group (--remove-primary).\n\n" +
@@ -25,10 +26,14 @@ func groupSetCommand() *cobra.Command {
 			"A resync leaves the targets at the last recovery point until it is whole, so the components' journals must have room for all\n" +
 			"of it. Where they have not, it waits. --allow-inconsistent has it applied in place, once: the volumes concerned are at no\n" +
 			"recovery point until it is whole. A resync that has begun, or a primary that is away, is let go on like this, too.",
-		Example: "  flotilla group set db --period 5s\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
+		Example: "  flotilla group set db --period 5s\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
+			var err error
+			if q.CheckSchedule, err = schedule.request(cmd); err != nil {
+				return err
+			}
 			switch {
 			case inconsistent && (remove != "" || force || q != api.GroupRequest{}):
 				return &usageError{errors.New("--allow-inconsistent is given alone: change the settings in another call")}
@@ -38,7 +43,7 @@ func groupSetCommand() *cobra.Command {
 			case remove == "" && force:
 				return &usageError{errors.New("--force goes with --remove-primary")}
 			case remove == "" && q == api.GroupRequest{}:
-				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes --remove-primary or --allow-inconsistent")}
+				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --check-every, --remove-primary or --allow-inconsistent")}
 			}
 			q.RemovePrimary, q.Force, q.AllowInconsistent = remove, force, inconsistent
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
@@ -59,6 +64,7 @@ func groupSetCommand() *cobra.Command {
 	}
 	conn.flags(c)
 	flags.add(c)
+	schedule.add(c)
 	c.Flags().StringVar(&remove, "remove-primary", "", "take the volumes of this agent out of the group: it is gone for good")
 	c.Flags().BoolVar(&inconsistent, "allow-inconsistent", false, "apply the resyncs that wait for room, or are under way, in place: no recovery point of their volumes until they are whole")
 	c.Flags().BoolVar(&force, "force", false, "with --remove-primary: also while it is heard, and in a sync group, where acknowledged writes are dropped by it")

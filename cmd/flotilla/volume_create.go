@@ -16,7 +16,8 @@ func volumeCreateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create GROUP/VOLUME", Short: "Make a volume; its first copy begins at once",
 		Long: "Make a volume out of a file or block device on a primary and one of at least that size on a secondary.\n" +
-			"What the target holds is overwritten. Applications must use the source through the primary's NBD export from now on.",
+			"What the target holds is overwritten; with --seeded it is compared with the source, by digests under live writes, and only\n" +
+			"what differs is copied: fill it by hand before, from a snapshot or a backup. Applications must use the source through the primary's NBD export from now on.",
 		Example: "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,6 +55,7 @@ func volumeCreateCommand() *cobra.Command {
 	} {
 		c.Flags().StringVar(f.to, f.name, "", f.help)
 	}
+	c.Flags().BoolVar(&q.Seeded, "seeded", false, "the target was filled by hand: compare it, and copy what differs")
 	return required(c, "primary", "source", "secondary", "target")
 }
 

@@ -106,7 +106,7 @@ func (g *Group) validate() error {
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
 	}
-	return nil
+	return g.CheckSchedule.validate()
 }
 
 func (s *State) setGroup(c *SetGroup) error {
@@ -126,6 +126,9 @@ func (s *State) setGroup(c *SetGroup) error {
 	}
 	if c.SetBytes != 0 {
 		changed.SetBytes = c.SetBytes
+	}
+	if c.Schedule != nil {
+		changed.CheckSchedule = *c.Schedule
 	}
 	if err := changed.validate(); err != nil {
 		return fmt.Errorf("set group %q: %w", g.Name, err)
@@ -185,7 +188,7 @@ func (s *State) createVolume(c *CreateVolume) (uint64, error) {
 	}
 	v := &Volume{
 		ID: s.NextVolume, Name: c.Name, Size: c.Size,
-		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target,
+		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target, Seeded: c.Seeded,
 	}
 	s.NextVolume++
 	g.Volumes[v.ID] = v

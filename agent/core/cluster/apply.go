@@ -44,6 +44,10 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return 0, s.removePrimary(c.RemovePrimary)
 	case c.AllowInconsistent != nil:
 		return 0, s.allowInconsistent(c.AllowInconsistent)
+	case c.StartCheck != nil:
+		return s.startCheck(c.StartCheck)
+	case c.StopCheck != nil:
+		return 0, s.stopCheck(c.StopCheck)
 	case c.Admit != nil:
 		s.admit(index, c.Admit)
 	case c.Lose != nil:
@@ -125,6 +129,10 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 	case c.Final != nil:
 		if g := s.Groups[c.Final.Group]; g != nil && c.Final.View == s.View {
 			g.final(c.Final)
+		}
+	case c.EndCheck != nil:
+		if g := s.Groups[c.EndCheck.Group]; g != nil {
+			g.endCheck(c.EndCheck)
 		}
 	}
 }

@@ -27,6 +27,9 @@ type Command struct {
 	RemovePrimary *RemovePrimary `cbor:",omitempty"`
 
 	AllowInconsistent *AllowInconsistent `cbor:",omitempty"`
+	StartCheck        *StartCheck        `cbor:",omitempty"`
+	StopCheck         *StopCheck         `cbor:",omitempty"`
+	EndCheck          *EndCheck          `cbor:",omitempty"`
 
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
@@ -92,6 +95,8 @@ type (
 		Mode     Mode
 		PeriodMS int64
 		SetBytes int64
+		// Schedule, if not nil, is when the group is checked from now on.
+		Schedule *CheckSchedule `cbor:",omitempty"`
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }
@@ -104,6 +109,7 @@ type (
 		Source    string
 		Secondary wire.AgentID
 		Target    string
+		Seeded    bool `cbor:",omitempty"`
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }

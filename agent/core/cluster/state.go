@@ -168,6 +168,9 @@ type Group struct {
 	FinalChosen  bool
 	PromoteLabel int64         // when promote was asked for
 	Outcome      PromoteResult // what promote lost, for the operator
+
+	Check         *Check `cbor:",omitempty"` // the newest one, also when it is over
+	CheckSchedule        // when the next one is due
 }
 
 // RecoveryPoint is the end of a set to which the targets can be brought.
@@ -196,6 +199,8 @@ type Volume struct {
 	// from there on.
 	CopiedAt wire.Set
 	InPlace  bool `cbor:",omitempty"` // it had a first copy, and an operator allows its resync to be applied in place
+	// Seeded says that the target was filled by hand: the first copy compares, and copies what differs.
+	Seeded bool `cbor:",omitempty"`
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }
