@@ -205,7 +205,7 @@ func (o *oracle) follow(h *host) {
 		return
 	}
 	st := h.node.State()
-	if st.Index <= o.seen.index {
+	if st.Index <= o.seen.index || st.Generation < o.w.generation {
 		return
 	}
 	for _, g := range o.groups {
@@ -362,7 +362,7 @@ func (o *oracle) allMirrored(dying *host) bool {
 
 func (w *World) captain() *core.Node {
 	for _, h := range w.hosts {
-		if h.node != nil && h.node.Leads() {
+		if h.node != nil && h.node.Leads() && h.node.State().Generation == w.generation {
 			return h.node
 		}
 	}

@@ -7,6 +7,7 @@
 //
 //	world.go   time, events, the course of a run; stats.go what it did, shrink.go a smaller one that fails alike
 //	plan.go    which faults happen when; faults.go does it, diskfaults.go to disks, joins.go to who belongs to the cluster
+//	recover.go a majority gone for good, and the generation that begins without it
 //	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
@@ -62,6 +63,7 @@ type World struct {
 	applyStalls *rand.Rand    // chance of applyStalls, nil for never
 	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
+	generation  uint64 // of the cluster
 	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
 	journalLimit int64
 
