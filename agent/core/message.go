@@ -66,6 +66,16 @@ type (
 		// and whether it waits for it.
 		Need   int64 `cbor:",omitempty"`
 		NoRoom bool  `cbor:",omitempty"`
+		// Copies are the volumes of which something is to be copied, ascending.
+		Copies []CopyStatus `cbor:",omitempty"`
+	}
+	// CopyStatus is how far the copy of one volume is, in bytes and bytes a second.
+	CopyStatus struct {
+		Volume wire.VolumeID
+		Left   int64
+		Total  int64
+		Rate   int64
+		First  bool `cbor:",omitempty"` // it is the volume's first copy
 	}
 	// ComponentStatus is where a component stands.
 	ComponentStatus struct {

@@ -85,13 +85,15 @@ type (
 		PeriodMS    int64
 		SetBytes    int64
 		PortionSize uint64
+		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; NoRate and 0 mean no ceiling
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
 	SetGroup struct {
-		Group    wire.GroupID
-		Mode     Mode
-		PeriodMS int64
-		SetBytes int64
+		Group      wire.GroupID
+		Mode       Mode
+		PeriodMS   int64
+		SetBytes   int64
+		ResyncRate int64 `cbor:",omitempty"` // bytes a second; NoRate takes the ceiling away
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }
