@@ -12,7 +12,7 @@ import (
 
 const (
 	resumeRate = int64(8) << 20  // of the copy, bytes a second
-	resumeAim  = 4 * time.Second // of the copy, lost by each kill of the primary
+	resumeAim  = 4 * time.Second // of the copy, which a kill of the primary may cost: what is not applied, and what is not yet noted
 )
 
 // resume kills one process at each tenth of a copy, and starts it again: the primary in one copy, a component in the next,
@@ -40,7 +40,7 @@ func interrupt(ctx context.Context, o options, rep *report, name, who string) (_
 	defer func() { err = r.finish(err) }()
 	victim := map[string]*fleet.Host{"primary": r.primaries[0], "component": r.components[0], "secondary": r.secondary}[who]
 	began := time.Now()
-	read, most, backward := 0.0, 0.0, int64(0)
+	read, backward := 0.0, int64(0)
 	for tenth := int64(1); tenth < 10; tenth++ {
 		var done int64
 		if err := r.until(fmt.Sprintf("%d tenths are copied", tenth), func(s *api.Status) bool {
@@ -80,7 +80,6 @@ func interrupt(ctx context.Context, o options, rep *report, name, who string) (_
 		return nil, r.explain(err)
 	}
 	read += n
-	most = read - float64(size)
 	if err := r.verify(); err != nil {
 		return nil, r.explain(err)
 	}
@@ -89,8 +88,8 @@ func interrupt(ctx context.Context, o options, rep *report, name, who string) (_
 	return []figure{
 		{prefix + ", copy", float64(size) / (1 << 20), "MiB", nil},
 		{prefix + ", read", read / (1 << 20), "MiB", nil},
-		{prefix + ", furthest back", float64(backward) / (1 << 20), "MiB", nil},
-		{prefix + ", read twice, of what 4 s a kill may cost", max(most, 0) / limit, "", below(1)},
+		{prefix + ", furthest back", float64(backward) / (1 << 20), "MiB", below(resumeAim.Seconds() * float64(resumeRate>>20))},
+		{prefix + ", read twice, of what 4 s a kill may cost", max(read-float64(size), 0) / limit, "", below(1)},
 	}, nil
 }
 

@@ -286,9 +286,22 @@ func membersOf(s *api.Status) (names []string) {
 
 // verify waits until everything that was written is on the targets, and compares them with the sources. Nobody may write.
 func (r *rig) verify() error {
+	if err := r.applied(); err != nil {
+		return err
+	}
+	for _, v := range r.volumes {
+		if err := sameFiles(v.source, v.target); err != nil {
+			return fmt.Errorf("volume %s: %w", v.name, err)
+		}
+	}
+	return nil
+}
+
+// applied waits until everything that was written is on the targets. Nobody may write.
+func (r *rig) applied() error {
 	end := time.Now()
 	var upTo uint64 // the set that was open after the last write
-	err := r.until("what was written is applied", func(s *api.Status) bool {
+	return r.until("what was written is applied", func(s *api.Status) bool {
 		g := s.Group(groupName)
 		if g == nil || time.Since(end) < staleTime {
 			return false
@@ -305,15 +318,6 @@ func (r *rig) verify() error {
 		}
 		return g.Applied >= upTo
 	})
-	if err != nil {
-		return err
-	}
-	for _, v := range r.volumes {
-		if err := sameFiles(v.source, v.target); err != nil {
-			return fmt.Errorf("volume %s: %w", v.name, err)
-		}
-	}
-	return nil
 }
 
 // errDiffers says that a copy is wrong.

@@ -41,13 +41,18 @@ func sparse(ctx context.Context, o options, rep *report, name string) (_ []figur
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, r.explain(err)
 	}
-	if err := sameData(v.source, v.target); err != nil {
-		return nil, fmt.Errorf("volume %s: %w", v.name, err)
+	if err := errors.Join(r.applied(), sameData(v.source, v.target)); err != nil {
+		return nil, r.explain(err)
 	}
-	from, err1 := stored(v.source)
-	to, err2 := stored(v.target)
+	from, to, err := v.stored()
+	if err != nil {
+		return nil, err
+	}
+	left, err := r.trimmed(v)
+	if err != nil {
+		return nil, r.explain(err)
+	}
 	var state int64
-	err = errors.Join(err1, err2)
 	for _, h := range r.Hosts {
 		n, e := storedBelow(h.Dir)
 		err = errors.Join(err, e)
@@ -65,8 +70,44 @@ func sparse(ctx context.Context, o options, rep *report, name string) (_ []figur
 		{"sparse/read for each byte of data", read / float64(data), "", below(sparseAim)},
 		{"sparse/sent for each byte of data", sent / float64(data), "", below(sparseAim)},
 		{"sparse/stored by the target for each byte of the source", float64(to) / float64(from), "", below(sparseAim)},
+		{"sparse/stored after a write and its trim, more than before", float64(left) / (1 << 20), "MiB", below(1)},
 		{"sparse/state directory, largest", float64(state) / (1 << 20), "MiB", nil},
 	}, nil
+}
+
+// trimmed writes into a hole, trims the one half and zeroes the other, and returns how many bytes more than before the source
+// or the target then takes.
+func (r *rig) trimmed(v *volume) (int64, error) {
+	const half, at = 16 << 20, sparseSize/2 + 100<<20
+	from, to, err := v.stored()
+	if err != nil {
+		return 0, err
+	}
+	content := randomBytes(half)
+	for _, off := range []int64{at, at + half} {
+		if err := v.clients[0].WriteAt(r.ctx, content, off, 0); err != nil {
+			return 0, err
+		}
+	}
+	if err := r.applied(); err != nil {
+		return 0, err
+	}
+	if f, t, err := v.stored(); err != nil || f < from+2*half || t < to+2*half {
+		return 0, errors.Join(err, fmt.Errorf("what was written is not stored: %d and %d bytes more", f-from, t-to))
+	}
+	err = errors.Join(v.clients[0].Trim(r.ctx, at, half, 0), v.clients[0].WriteZeroes(r.ctx, at+half, half, 0), r.applied(), sameData(v.source, v.target))
+	if err != nil {
+		return 0, err
+	}
+	f, t, err := v.stored()
+	return max(f-from, t-to, 0), err
+}
+
+// stored returns what a volume's source and target take on their disks.
+func (v *volume) stored() (source, target int64, err error) {
+	source, err1 := stored(v.source)
+	target, err2 := stored(v.target)
+	return source, target, errors.Join(err1, err2)
 }
 
 // scatter writes random bytes in pieces all over a file of so many bytes.
