@@ -116,7 +116,7 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 func (b *statusBuilder) group(g *cluster.Group) {
 	out := api.Group{
 		ID: uint32(g.ID), Name: g.Name, Mode: g.Mode.String(), PeriodMS: g.PeriodMS, SetBytes: g.SetBytes,
-		PortionSize: g.PortionSize, Phase: g.Phase.String(),
+		PortionSize: g.PortionSize, ResyncRate: g.ResyncRate, Phase: g.Phase.String(),
 		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
@@ -138,8 +138,9 @@ func (b *statusBuilder) group(g *cluster.Group) {
 			ID: uint32(v.ID), Name: v.Name, Size: v.Size, Primary: b.agentName(v.Primary), Source: v.Source,
 			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, InPlace: v.InPlace, Seeded: v.Seeded,
 		}
-		src := b.source(g, v.Primary)
-		vol.CopyLeft, vol.CopyTotal = src.CopyLeft, src.CopyTotal
+		if v.Removed == nil {
+			b.copying(g, v, &vol)
+		}
 		vol.Removed = removedOf(g, v)
 		out.Volumes = append(out.Volumes, vol)
 	}
@@ -149,6 +150,23 @@ func (b *statusBuilder) group(g *cluster.Group) {
 	out.Check = b.check(g)
 	out.CheckSchedule = api.CheckSchedule{EverySeconds: g.CheckEvery, Repair: g.CheckRepair, Rate: g.CheckRate}
 	b.out.Groups = append(b.out.Groups, out)
+}
+
+// copying says how the copy of a volume stands, by its primary's newest word.
+func (b *statusBuilder) copying(g *cluster.Group, v *cluster.Volume, out *api.Volume) {
+	gs := b.groupStatus(g, v.Primary)
+	if gs == nil {
+		return
+	}
+	for _, c := range gs.Copies {
+		if c.Volume != v.ID {
+			continue
+		}
+		out.CopyLeft, out.CopyTotal, out.CopyRate = c.Left, c.Total, c.Rate
+		if c.Rate > 0 {
+			out.CopySecondsLeft = new(math.Ceil(float64(c.Left) / float64(c.Rate)))
+		}
+	}
 }
 
 // removedOf returns where the target of a removed volume stands, nil for any other.

@@ -11,6 +11,8 @@ type GroupRequest struct {
 	// CheckSchedule is of a change; null leaves what is.
 	CheckSchedule *CheckSchedule `json:"check_schedule,omitempty"`
 	PortionSize   uint64         `json:"portion_size_bytes,omitempty"`
+	// ResyncRate is the ceiling of each primary's copies in bytes a second; NoRate takes it away.
+	ResyncRate int64 `json:"resync_rate_bytes_per_second,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`
@@ -168,3 +170,6 @@ type Peer struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 }
+
+// NoRate in a request takes a ceiling away.
+const NoRate = -1

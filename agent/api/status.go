@@ -86,6 +86,7 @@ type Group struct {
 	PeriodMS    int64  `json:"period_ms"`
 	SetBytes    int64  `json:"set_bytes"`
 	PortionSize uint64 `json:"portion_size_bytes"`
+	ResyncRate  int64  `json:"resync_rate_bytes_per_second"` // ceiling of each primary's copies, 0 for none
 	Phase       string `json:"phase"`
 
 	Open      uint64 `json:"open"` // 0 while none is
@@ -143,9 +144,12 @@ type Volume struct {
 	Copied    bool   `json:"copied"`             // it belongs to the recovery points
 	InPlace   bool   `json:"in_place,omitempty"` // it did, until its resync was allowed to leave the target inconsistent
 	Seeded    bool   `json:"seeded"`             // its target was filled by hand before it was made
-	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
-	CopyLeft  int64 `json:"copy_left_bytes"`
-	CopyTotal int64 `json:"copy_total_bytes"`
+	// CopyLeft is what a running copy has to do, of CopyTotal: of a first copy that is the size, of a resync what it began
+	// with. CopySecondsLeft is null while the rate does not say.
+	CopyLeft        int64    `json:"copy_left_bytes"`
+	CopyTotal       int64    `json:"copy_total_bytes"`
+	CopyRate        int64    `json:"copy_bytes_per_second"`
+	CopySecondsLeft *float64 `json:"copy_seconds_left"`
 	// Removed is not null once its primary was taken out of the group: it is neither replicated nor served.
 	Removed *Removed `json:"removed"`
 }

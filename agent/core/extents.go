@@ -1,10 +1,6 @@
 package core
 
-import (
-	"slices"
-
-	"flotilla/wire"
-)
+import "flotilla/wire"
 
 // Extents is the activity log and the bitmap of one source volume, in one map of bits: the bit of an extent is durably
 // set before the first write into it, and stays set until everything written there is on the target and the source is
@@ -12,8 +8,11 @@ import (
 // changed. It is pure: the shell makes bits durable and copies.
 //
 //	write:  Touch (set bits, make the new ones durable) … write the source … Numbered or Dirtied …
-//	copy:   Resync (all set bits are to be copied) … Next … Copied …
+//	copy:   Resync (all set bits are to be copied) … NextRun … Copied …
 //	clean:  Clean (candidates) … flush the source … Cleared (make them durable)
+//
+// What is written while the copy runs is copied last: by then it may be at rest. What was copied and not written since is
+// not part of a working set, so its bit is cleared as soon as it may: a copy that begins anew begins where this one was.
 //
 // Numbered, Dirtied and Copied are called while the range lock over the extents' range is held, so that a copy and a
 // write of one range follow each other.
@@ -25,7 +24,9 @@ type Extents struct {
 	ext    []extentState
 	marked int // bits set
 	toCopy int
+	cold   int  // extents that are cold
 	next   int  // where the copier looks first
+	hot    bool // it has taken what is at rest, and takes what was written meanwhile
 	copies bool // an incarnation is attached, whose copy takes in what gets dirty
 }
 
@@ -33,6 +34,7 @@ type Extents struct {
 type extentState struct {
 	bit   bool     // set, durably or on the way to it
 	copy  bool     // to be copied in this incarnation
+	cold  bool     // copied in this incarnation, and never written in it
 	pins  int32    // writes between Touch and Numbered
 	set   wire.Set // newest set with an update of it in this incarnation, 0 for none
 	dirty bool     // written while detached
@@ -80,6 +82,10 @@ func (e *Extents) Touch(off, length int64) (grew bool) {
 	for i := first; i <= last; i++ {
 		x := &e.ext[i]
 		x.pins++
+		if x.cold {
+			x.cold = false
+			e.cold--
+		}
 		if !x.bit {
 			x.bit = true
 			e.marked++
@@ -115,10 +121,10 @@ func (e *Extents) Dirtied(off, length int64) {
 
 // Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
 func (e *Extents) Resync() int {
-	e.toCopy, e.next, e.copies = 0, 0, true
+	e.toCopy, e.cold, e.next, e.hot, e.copies = 0, 0, 0, false, true
 	for i := range e.ext {
 		x := &e.ext[i]
-		x.copy, x.set, x.dirty = x.bit, 0, false
+		x.copy, x.cold, x.set, x.dirty = x.bit, false, 0, false
 		if x.copy {
 			e.toCopy++
 		}
@@ -128,26 +134,34 @@ func (e *Extents) Resync() int {
 
 // Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
 func (e *Extents) Detach() {
-	e.toCopy, e.copies = 0, false
+	e.toCopy, e.cold, e.copies = 0, 0, false
 	for i := range e.ext {
 		x := &e.ext[i]
 		x.dirty = x.dirty || x.bit
-		x.copy, x.set = false, 0
+		x.copy, x.cold, x.set = false, false, 0
 	}
 }
 
-// Next returns the next extent to copy, or false when the copy is whole.
-func (e *Extents) Next() (i int, ok bool) {
-	if e.toCopy == 0 {
-		return 0, false
-	}
-	for ; e.next < len(e.ext); e.next++ {
-		if e.ext[e.next].copy {
-			return e.next, true
+// NextRun returns the next extents to copy, n of them in a row and limit at most, or false when the copy is whole.
+func (e *Extents) NextRun(limit int) (first, n int, ok bool) {
+	for range 3 { // from where it stopped, from the start to what was written, and from the start once more
+		for ; e.toCopy > 0 && e.next < len(e.ext); e.next++ {
+			if !e.wanted(e.next) {
+				continue
+			}
+			for n = 1; n < limit && e.next+n < len(e.ext) && e.wanted(e.next+n); n++ {
+			}
+			return e.next, n, true
 		}
+		e.next, e.hot = 0, true
 	}
-	e.next = slices.IndexFunc(e.ext, func(x extentState) bool { return x.copy })
-	return e.next, e.next >= 0
+	return 0, 0, false
+}
+
+// wanted reports whether an extent is to be copied now.
+func (e *Extents) wanted(i int) bool {
+	x := &e.ext[i]
+	return x.copy && (e.hot || (x.set == 0 && x.pins == 0))
 }
 
 // ToCopy returns how many extents are still to be copied.
@@ -159,24 +173,31 @@ func (e *Extents) Copied(i int, set wire.Set) {
 	if x.copy {
 		x.copy, x.dirty = false, false
 		e.toCopy--
+		if x.set == 0 && x.pins == 0 {
+			x.cold = true
+			e.cold++
+		}
 	}
 	x.set = max(x.set, set)
 }
 
-// Clean returns up to limit extents whose updates are all applied: their bits may be cleared once the source has been
-// flushed, by Cleared. keep is how many of the set bits may stay, so that a working set costs no writes to the log.
+// Clean returns up to limit extents whose updates are all applied, ascending: their bits may be cleared once the source has
+// been flushed, by Cleared. keep is how many of the others may stay, so that a working set costs no writes to the log.
 func (e *Extents) Clean(applied wire.Set, keep, limit int) []int {
-	if e.marked <= keep {
+	spare := e.marked - e.cold - keep // of the written ones
+	if spare <= 0 && e.cold == 0 {
 		return nil
 	}
-	limit = min(limit, e.marked-keep)
 	var out []int
 	for i := range e.ext {
 		if len(out) >= limit {
 			break
 		}
-		if e.cleanable(i, applied) {
+		if cold := e.ext[i].cold; (cold || spare > 0) && e.cleanable(i, applied) {
 			out = append(out, i)
+			if !cold {
+				spare--
+			}
 		}
 	}
 	return out
@@ -192,7 +213,10 @@ func (e *Extents) cleanable(i int, applied wire.Set) bool {
 func (e *Extents) Cleared(extents []int, applied wire.Set) (shrank bool) {
 	for _, i := range extents {
 		if e.cleanable(i, applied) {
-			e.ext[i].bit, e.ext[i].set = false, 0
+			if e.ext[i].cold {
+				e.cold--
+			}
+			e.ext[i].bit, e.ext[i].cold, e.ext[i].set = false, false, 0
 			e.marked--
 			shrank = true
 		}

@@ -69,6 +69,16 @@ type (
 		NoRoom bool  `cbor:",omitempty"`
 		// Check is how far it is with the group's check; nil when it has nothing to do for one.
 		Check *CheckProgress `cbor:",omitempty"`
+		// Copies are the volumes of which something is to be copied, ascending.
+		Copies []CopyStatus `cbor:",omitempty"`
+	}
+	// CopyStatus is how far the copy of one volume is, in bytes and bytes a second.
+	CopyStatus struct {
+		Volume wire.VolumeID
+		Left   int64
+		Total  int64
+		Rate   int64
+		First  bool `cbor:",omitempty"` // it is the volume's first copy
 	}
 	// ComponentStatus is where a component stands.
 	ComponentStatus struct {

@@ -26,7 +26,7 @@ var (
 	// ErrDetached says that the group has no incarnation or no open set here: the write is to be remembered in the
 	// bitmap.
 	ErrDetached = errors.New("the group is not attached")
-	// ErrSetFull says that the open set has reached twice its byte limit and can not be closed, for want of a captain
+	// ErrSetFull says that the open set has reached twice its limit of bytes or portions and can not be closed, for want of a captain
 	// or a grant: the group is to be suspended.
 	ErrSetFull = errors.New("the open set is full and can not be closed")
 )
@@ -77,6 +77,7 @@ type source struct {
 	bytes     int64
 	resync    int64
 	copyTotal int64
+	copies    []CopyStatus
 
 	pending []*item // ascending by seq, dense; pending[0] is not held
 	queues  map[cluster.Pair][]*item
@@ -158,9 +159,9 @@ func (n *Node) Submit(now time.Duration, g wire.GroupID, ups []wire.Update, hand
 	for i := range ups {
 		total += int64(len(ups[i].Data)) + updateOverhead
 	}
-	if grp := n.state.Groups[g]; grp != nil && s.setBytes > 0 && s.setBytes+total > grp.SetBytes {
+	if grp := n.state.Groups[g]; grp != nil && s.setBytes > 0 && (s.setBytes+total > grp.SetBytes || len(s.lines) >= setPortions) {
 		s.closeLocal()
-		if s.setBytes+total > 2*grp.SetBytes {
+		if s.setBytes+total > 2*grp.SetBytes || len(s.lines) >= 2*setPortions {
 			return 0, 0, ErrSetFull
 		}
 	}
@@ -174,6 +175,10 @@ func (n *Node) Submit(now time.Duration, g wire.GroupID, ups []wire.Update, hand
 	s.bytes += total
 	return s.inc, s.next - 1, nil
 }
+
+// setPortions is how many portions a set may touch before it closes early. Twice as many lines still make a mark of less than
+// wire.MaxUpdateLength: a line takes some 52 bytes.
+const setPortions = 1 << 15
 
 // updateOverhead is what an update without data counts for in the limits.
 const updateOverhead = 64
@@ -230,6 +235,7 @@ func (s *source) detach() {
 	s.forgetFlights()
 	s.pairs, s.lines, s.lastLine = map[wire.Portion]cluster.Pair{}, map[wire.Portion]*Tally{}, nil
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
+	s.copies = nil
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
 	s.hold = hold{}
 	if s.saysNeed {
@@ -361,6 +367,13 @@ func (n *Node) SetResync(g wire.GroupID, broken bool, copied []wire.VolumeID, le
 	}
 }
 
+// SetCopies tells the node how far the copies are, volume by volume, for the status.
+func (n *Node) SetCopies(g wire.GroupID, copies []CopyStatus) {
+	if s := n.sources[g]; s != nil {
+		s.copies = copies
+	}
+}
+
 // View returns what the shell needs to know of one of this agent's groups as a primary.
 func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	s, grp := n.sources[g], n.state.Groups[g]
@@ -380,7 +393,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 func (s *source) status() GroupStatus {
 	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
-		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal,
+		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal, Copies: s.copies,
 		Check: s.check,
 	}
 	if s.inc == 0 && s.need != 0 {

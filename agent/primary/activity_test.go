@@ -90,11 +90,11 @@ func prepare(t *testing.T, fsys vfs.FS) *activity {
 	}
 	a.resync()
 	for {
-		i, _, _, ok := a.nextCopy()
+		i, n, _, _, ok := a.nextCopy(3)
 		if !ok {
 			break
 		}
-		a.copied(i, 1)
+		a.copied(i, n, 1)
 	}
 	if n, err := a.clean(1, 0, maxExtents, func() error { return nil }); err != nil || n != logShape.extents() {
 		t.Fatalf("cleared %d, %v", n, err)
@@ -293,7 +293,7 @@ func TestDirtiedUnderCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := a.resync()
-	i, off, _, ok := a.nextCopy()
+	i, _, off, _, ok := a.nextCopy(1)
 	if !ok {
 		t.Fatal("nothing to copy")
 	}
@@ -303,14 +303,14 @@ func TestDirtiedUnderCopy(t *testing.T) {
 	if !a.dirtied(off, 512) {
 		t.Error("nothing is left to copy")
 	}
-	a.copied(i, 3)
+	a.copied(i, 1, 3)
 	if left, _ := a.toCopy(); left != before {
 		t.Errorf("%d bytes are left to copy of %d: the failed write is forgotten", left, before)
 	}
-	if again, _, _, _ := a.nextCopy(); again != i {
+	if again, _, _, _, _ := a.nextCopy(1); again != i {
 		t.Errorf("extent %d is next, not %d", again, i)
 	}
-	a.copied(i, 3)
+	a.copied(i, 1, 3)
 	if left, _ := a.toCopy(); left != before-logShape.extent {
 		t.Errorf("%d bytes are left to copy after the second copy", left)
 	}
@@ -368,4 +368,20 @@ func FuzzParseSector(f *testing.F) {
 			t.Error("a sector does not survive being written again")
 		}
 	})
+}
+
+// TestCopiedTooLate: what was copied for an incarnation that has ended is not taken for copied in the next.
+func TestCopiedTooLate(t *testing.T) {
+	a, _, err := openActivity(crashfs.New(1), logName, logShape)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := a.resync()
+	first, n, _, _, _ := a.nextCopy(4)
+	a.detach()
+	a.resync()
+	a.copied(first, n, 7)
+	if left, _ := a.toCopy(); left != all {
+		t.Errorf("%d bytes are left to copy, want all %d", left, all)
+	}
 }

@@ -93,7 +93,7 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 	}
 	inc := wire.Incarnation(0)
 	if it.seed != nil {
-		t.rate, inc = g.p.limits.CopyRate, it.seed.inc
+		t.rate, inc = g.copyCeiling(), it.seed.inc
 	} else {
 		t.rate, inc = j.order.rate, j.inc
 	}

@@ -39,6 +39,7 @@ type world struct {
 	hard      core.Ready // last hard state, snapshot and all entries
 	frames    []*wire.Body
 	events    []string
+	told      []core.Event
 	run       uint64
 	linkDown  bool          // frames are dropped
 	noRoom    chan struct{} // while it is there and open, the link takes no frames
@@ -208,6 +209,7 @@ func (w *world) noteEvent(es ...core.Event) {
 	defer w.mu.Unlock()
 	for _, e := range es {
 		w.events = append(w.events, e.Name)
+		w.told = append(w.told, e)
 	}
 }
 

@@ -52,7 +52,7 @@ func (g *group) followSeedsLocked(seeds []wire.VolumeID, answers []core.Checked,
 		if v.seed == nil && v.inc != 0 && v.seededInc != v.inc && !v.whole && slices.Contains(seeds, v.id) {
 			v.seededInc = v.inc
 			v.seed = &seedJob{v: v, inc: v.inc, extent: -1, flying: map[wire.Seq]checkItem{}, extents: map[int]*seedExtent{}}
-			events = append(events, core.Event{Name: "copy.comparing", Attrs: []any{"volume", v.name, "incarnation", v.inc, "bytes", v.copyTotal}})
+			events = append(events, core.Event{Name: "copy.comparing", Attrs: []any{"volume", v.name, "incarnation", v.inc, "bytes", v.run.total}})
 		}
 		if j := v.seed; j != nil {
 			j.take(g, answers, now)

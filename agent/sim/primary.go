@@ -224,7 +224,7 @@ func (s *sourceGroup) copyOne() {
 		return
 	}
 	for _, v := range s.vols {
-		i, ok := v.ext.Next()
+		i, _, ok := v.ext.NextRun(1)
 		if !ok {
 			continue
 		}

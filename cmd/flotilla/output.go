@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flotilla/agent"
+	"flotilla/agent/api"
 )
 
 // printJSON writes a document for programs.
@@ -70,6 +71,32 @@ func (f sizeFlag) Set(text string) error {
 }
 
 func (sizeFlag) Type() string { return "size" }
+
+// rateFlag is a flag that takes bytes a second with a unit, or none.
+type rateFlag struct{ to *int64 }
+
+func (f rateFlag) String() string {
+	if f.to != nil && *f.to == api.NoRate {
+		return "none"
+	}
+	return sizeFlag(f).String()
+}
+
+func (f rateFlag) Set(text string) error {
+	if text == "none" {
+		*f.to = api.NoRate
+		return nil
+	}
+	if err := (sizeFlag(f)).Set(text); err != nil {
+		return err
+	}
+	if *f.to == 0 {
+		*f.to = api.NoRate
+	}
+	return nil
+}
+
+func (rateFlag) Type() string { return "rate" }
 
 // printJSONLine writes a document on one line, for streams.
 func printJSONLine(w io.Writer, document any) error { return json.NewEncoder(w).Encode(document) }

@@ -5,6 +5,8 @@
 //	takeover               the component that owns most dies. How long until what it held is held twice again?
 //	cut                    three primaries under load, a thousand cuts. How long does each primary stand still?
 //	scale                  components behind links of 50 Mbit/s. Do twice as many carry twice as much?
+//	sparse                 a volume of 1 TiB with 1 GiB of data. How long is its first copy, and what does it read and send?
+//	resume                 a process dies at each tenth of a copy. How much is read twice?
 //
 // Latency is measured by an NBD client on the primary's Unix socket, from the moment at which a write was *due* to its reply: the
 // schedule heeds no replies, so that a stall counts for every write that it delays and not only for the first. Quantiles are
@@ -18,7 +20,7 @@
 //	rig.go       a cluster, its volumes, and the comparison at the end
 //	load.go      writers: on a schedule, or as fast as they can
 //	watch.go     what the captain says, as a timeline
-//	kill.go, takeover.go, cut.go, scale.go   the measurements
+//	kill.go, takeover.go, cut.go, scale.go, sparse.go, resume.go   the measurements
 //	stats.go     quantiles and medians
 //	report.go    the table and the JSON lines
 package main
@@ -59,6 +61,8 @@ type options struct {
 	warm     time.Duration // before it
 	counts   []int         // of components, for scale
 	link     int           // Mbit/s
+	data     int           // of sparse, MiB
+	copy     int           // of resume, MiB
 }
 
 // measurement is one of the things that are measured.
@@ -69,6 +73,7 @@ type measurement struct {
 
 var all = []measurement{
 	{"kill-async", killAsync}, {"kill-sync", killSync}, {"takeover", takeover}, {"cut", cut}, {"scale", scale},
+	{"sparse", sparse}, {"resume", resume},
 }
 
 func main() {
@@ -113,6 +118,8 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.DurationVar(&o.warm, "warm", 15*time.Second, "scale: how long the queue is filled before")
 	f.StringVar(&counts, "components", "2,4,8", "scale: numbers of components; the first is what the others are compared with")
 	f.IntVar(&o.link, "link", 50, "scale: Mbit/s of each component's link, in each direction")
+	f.IntVar(&o.data, "data", 1024, "sparse: MiB of data in the volume")
+	f.IntVar(&o.copy, "copy", 200, "resume: MiB of each volume that is copied")
 	f.BoolVar(&quick, "quick", false, "everything much shorter: whether it works, not how fast it is")
 	if err := f.Parse(args); err != nil {
 		return o, flag.ErrHelp // it has printed what is wrong
@@ -122,6 +129,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	}
 	if quick {
 		o.duration, o.kills, o.cuts, o.window, o.warm = 5*time.Second, 1, 50, 5*time.Second, 5*time.Second
+		o.data, o.copy = 64, 80
 	}
 	for _, word := range strings.Split(counts, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(word))
@@ -139,6 +147,8 @@ func parse(args []string, w io.Writer) (options, error) {
 		return o, fmt.Errorf("-duration %v, -window %v, -warm %v: at least a second, a second, and nothing", o.duration, o.window, o.warm)
 	case o.period < 50*time.Millisecond || o.period > time.Minute:
 		return o, fmt.Errorf("-period %v: from 50ms to 1m", o.period)
+	case o.data < 1 || o.data > 1<<16 || o.copy < 10 || o.copy > 1<<16:
+		return o, fmt.Errorf("-data %d, -copy %d: from 1 and from 10 to 65536 MiB", o.data, o.copy)
 	case o.link < 1 || o.link > 10_000:
 		return o, fmt.Errorf("-link %d: from 1 to 10000 Mbit/s", o.link)
 	}
@@ -154,7 +164,7 @@ func choose(words string) ([]measurement, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale", words)
+		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale, sparse, resume", words)
 	}
 	return out, nil
 }

@@ -71,7 +71,8 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	}
 	g := &Group{
 		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
-		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
+		ResyncRate: rateOf(c.ResyncRate),
+		Phase:      Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
 		g.Mode = Async
@@ -93,6 +94,16 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	return uint64(g.ID), nil
 }
 
+// NoRate in a command stands for no ceiling of a rate.
+const NoRate = -1
+
+func rateOf(rate int64) int64 {
+	if rate == NoRate {
+		return 0
+	}
+	return rate
+}
+
 func (g *Group) validate() error {
 	if g.Mode != Async && g.Mode != Sync {
 		return fmt.Errorf("mode %d is neither async nor sync", g.Mode)
@@ -102,6 +113,9 @@ func (g *Group) validate() error {
 	}
 	if g.SetBytes < MinSetBytes {
 		return fmt.Errorf("a set limit of %d bytes is below %d", g.SetBytes, MinSetBytes)
+	}
+	if g.ResyncRate != 0 && g.ResyncRate < MinResyncRate {
+		return fmt.Errorf("a resync rate of %d bytes a second is below %d", g.ResyncRate, MinResyncRate)
 	}
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
@@ -129,6 +143,9 @@ func (s *State) setGroup(c *SetGroup) error {
 	}
 	if c.Schedule != nil {
 		changed.CheckSchedule = *c.Schedule
+	}
+	if c.ResyncRate != 0 {
+		changed.ResyncRate = rateOf(c.ResyncRate)
 	}
 	if err := changed.validate(); err != nil {
 		return fmt.Errorf("set group %q: %w", g.Name, err)

@@ -88,6 +88,7 @@ type (
 		PeriodMS    int64
 		SetBytes    int64
 		PortionSize uint64
+		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; NoRate and 0 mean no ceiling
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
 	SetGroup struct {
@@ -96,7 +97,8 @@ type (
 		PeriodMS int64
 		SetBytes int64
 		// Schedule, if not nil, is when the group is checked from now on.
-		Schedule *CheckSchedule `cbor:",omitempty"`
+		Schedule   *CheckSchedule `cbor:",omitempty"`
+		ResyncRate int64          `cbor:",omitempty"` // bytes a second; NoRate takes the ceiling away
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }

@@ -146,6 +146,7 @@ type Group struct {
 	PeriodMS    int64
 	SetBytes    int64  // a set closes early at this many bytes
 	PortionSize uint64 // bytes
+	ResyncRate  int64  `cbor:",omitempty"` // of each primary's copies, bytes a second; 0: no ceiling
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
