@@ -154,7 +154,7 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize,
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, Bandwidth: q.Limit(),
 		}}, nil
 	})
 }
@@ -182,7 +182,7 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes}}, nil
+		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Bandwidth: q.Bandwidth}}, nil
 	})
 }
 

@@ -116,7 +116,7 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 func (b *statusBuilder) group(g *cluster.Group) {
 	out := api.Group{
 		ID: uint32(g.ID), Name: g.Name, Mode: g.Mode.String(), PeriodMS: g.PeriodMS, SetBytes: g.SetBytes,
-		PortionSize: g.PortionSize, Phase: g.Phase.String(),
+		PortionSize: g.PortionSize, Bandwidth: g.Bandwidth, Phase: g.Phase.String(),
 		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
@@ -170,6 +170,7 @@ func (b *statusBuilder) source(g *cluster.Group, p wire.AgentID) api.Source {
 		src.Known, src.Incarnation, src.Open = true, uint64(gs.Inc), uint64(gs.Open)
 		src.Seq, src.HeldUpTo = uint64(gs.Seq), uint64(gs.HeldUpTo)
 		src.Bytes, src.Queued, src.CopyLeft, src.CopyTotal = gs.Bytes, gs.Queued, gs.Resync, gs.CopyTotal
+		src.Written, src.Folded, src.Compressed, src.Sent = gs.Written, gs.Folded, gs.Compressed(), gs.Sent
 	}
 	return src
 }

@@ -9,10 +9,20 @@ type GroupRequest struct {
 	PeriodMS    int64  `json:"period_ms,omitempty"`
 	SetBytes    int64  `json:"set_bytes,omitempty"`
 	PortionSize uint64 `json:"portion_size_bytes,omitempty"`
+	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
+	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`
 	Force         bool   `json:"force,omitempty"`
+}
+
+// Limit returns the bandwidth of a new group.
+func (q *GroupRequest) Limit() int64 {
+	if q.Bandwidth == nil {
+		return 0
+	}
+	return *q.Bandwidth
 }
 
 // VolumeRequest adds a volume to a group. Agents are named.

@@ -86,6 +86,7 @@ type Group struct {
 	PeriodMS    int64  `json:"period_ms"`
 	SetBytes    int64  `json:"set_bytes"`
 	PortionSize uint64 `json:"portion_size_bytes"`
+	Bandwidth   int64  `json:"bandwidth_bytes_per_second"` // of what each primary sends; 0 is no limit
 	Phase       string `json:"phase"`
 
 	Open      uint64 `json:"open"` // 0 while none is
@@ -123,6 +124,13 @@ type Source struct {
 	Queued      int64  `json:"queued_bytes"`
 	CopyLeft    int64  `json:"copy_left_bytes"`
 	CopyTotal   int64  `json:"copy_total_bytes"`
+
+	// Since the start of the primary's agent. Written less Folded is what is to be sent; Compressed is what compression saved
+	// of it and of what was sent again; Sent is the length of all frames of updates.
+	Written    int64 `json:"written_bytes"`
+	Folded     int64 `json:"folded_bytes"`
+	Compressed int64 `json:"compressed_bytes"`
+	Sent       int64 `json:"sent_bytes"`
 }
 
 // Volume is one replicated device.

@@ -46,6 +46,9 @@ func (s *source) way(pair cluster.Pair) way {
 func (n *Node) Hops() []wire.AgentID {
 	var to []wire.AgentID
 	for _, s := range n.ordered {
+		if s.heldBack() {
+			continue
+		}
 		for _, pair := range s.order {
 			if len(s.queues[pair]) == 0 || pair.Owner == 0 {
 				continue
@@ -59,7 +62,8 @@ func (n *Node) Hops() []wire.AgentID {
 }
 
 // NextFrame takes up to maxBytes of updates that are to be sent to component to, of one group, set and pair. It returns nil
-// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
+// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected; and
+// Sent says how long it became.
 func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
 	n.now = max(n.now, now)
 	for _, s := range n.ordered {
@@ -71,6 +75,10 @@ func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Ou
 }
 
 func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
+	if s.heldBack() {
+		return nil
+	}
+	maxBytes = s.frameMax(maxBytes)
 	for k, pair := range s.order {
 		q := s.queues[pair]
 		if len(q) == 0 || pair.Owner == 0 {
@@ -105,6 +113,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			}
 			out.Header.Set = it.set
 			out.Bytes += cost
+			s.traffic.Framed += int64(len(it.u.Data))
 			out.Updates = append(out.Updates, it.u)
 			out.Handles = append(out.Handles, it.handle)
 			it.flight = out.Route.No
@@ -125,6 +134,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			return s.nextFrame(to, maxBytes)
 		}
 		fl.bytes = out.Bytes
+		s.charge(out.Bytes)
 		s.pipe(fl.to).flying += fl.bytes
 		s.flights[out.Route.No] = fl
 		return out

@@ -66,6 +66,7 @@ type (
 		// and whether it waits for it.
 		Need   int64 `cbor:",omitempty"`
 		NoRoom bool  `cbor:",omitempty"`
+		Traffic
 	}
 	// ComponentStatus is where a component stands.
 	ComponentStatus struct {

@@ -11,6 +11,7 @@
 //	source.go     primary: numbering, attaching and leaving
 //	flights.go    primary: frames on their way, held up to
 //	pipe.go       primary: how much is on its way, and what seems lost
+//	traffic.go    primary: how much may be sent, and how much was
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
 //	extents.go    primary: which extents a crash would make us copy again

@@ -88,7 +88,9 @@ type source struct {
 	marks   []markHeld // closed sets whose mark is not yet below held up to
 	heldSet wire.Set
 
-	hold hold
+	hold    hold
+	band    bandwidth
+	traffic Traffic
 }
 
 // AddSource tells the node that this agent can serve the group's volumes: it attaches as soon as it may. Calling it
@@ -179,6 +181,7 @@ const updateOverhead = 64
 func (s *source) number(it *item) {
 	it.u.Seq = s.next
 	s.next++
+	s.traffic.Written += int64(len(it.u.Data))
 	p := it.u.PortionID()
 	if s.lastLine == nil || s.lastKey != p {
 		l := s.lines[p]
@@ -319,6 +322,7 @@ func (s *source) appliedIsHeld(applied wire.Set) {
 func (s *source) tick() {
 	n := s.n
 	s.holdTick()
+	s.bandTick()
 	g := n.state.Groups[s.group]
 	if g == nil {
 		return
@@ -377,6 +381,7 @@ func (s *source) status() GroupStatus {
 	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
 		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal,
+		Traffic: s.traffic,
 	}
 	if s.inc == 0 && s.need != 0 {
 		gs.Need, gs.NoRoom = max(s.wants(), -1), s.noRoom

@@ -21,7 +21,14 @@ type sender struct {
 	done   sync.WaitGroup
 	enc    *wire.Encoder
 	window window
-	full   bool // the last round left something behind, or nearly so; only run uses it
+	full   bool   // the last round left something behind, or nearly so; only run uses it
+	unsaid []sent // frames whose lengths the node has not been told; only run uses it
+}
+
+// sent is a frame that was encoded: what the node thinks that it costs, and what it does.
+type sent struct {
+	group        wire.GroupID
+	taken, bytes int64
 }
 
 // window is how many encoded bytes may be on their way to a component. It follows how long a frame takes from SendFrame to
@@ -150,7 +157,8 @@ func (s *sender) send(out *core.Outgoing) {
 		s.p.event(out.Header.Group, "frame.unencodable", "set", out.Header.Set, "error", err.Error())
 		return
 	}
-	n, sent := int64(len(body)), time.Now()
+	n, began := int64(len(body)), time.Now()
+	s.unsaid = append(s.unsaid, sent{group: out.Header.Group, taken: out.Bytes, bytes: n})
 	s.window.sent(n)
 	s.p.sentFrames.Add(1)
 	s.p.sentRaw.Add(out.Bytes)
@@ -158,7 +166,7 @@ func (s *sender) send(out *core.Outgoing) {
 	// What is refused the node sends again like what is lost: seldom, for a frame is taken only when there is room.
 	_ = s.p.sender.SendFrame(s.to, out.Route, body, func() {
 		s.p.bodies.Put(buf)
-		s.window.released(n, time.Since(sent))
+		s.window.released(n, time.Since(began))
 		kick(s.room)
 	})
 }
@@ -168,6 +176,10 @@ func (s *sender) take() (frames []*core.Outgoing) {
 	limit := s.p.limits.Frame
 	left := limit
 	s.p.loop.Do(func(n *core.Node, now time.Duration) {
+		for _, f := range s.unsaid {
+			n.Sent(now, f.group, f.taken, f.bytes)
+		}
+		s.unsaid = s.unsaid[:0]
 		for left > 0 {
 			out := n.NextFrame(now, s.to, left)
 			if out == nil {

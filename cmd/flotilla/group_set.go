@@ -22,7 +22,7 @@ func groupSetCommand() *cobra.Command {
 			"While one primary of several is away, the group's recovery point stands still. Once its volumes are out, the others go\n" +
 			"on without them. The targets of the volumes taken out stay at the group's last recovery point; the secondary closes\n" +
 			"them. Should the primary come back, these volumes are neither served nor replicated: delete them, and create them anew.",
-		Example: "  flotilla group set db --period 5s\n  flotilla group set db --remove-primary host-b",
+		Example: "  flotilla group set db --period 5s\n  flotilla group set db --bandwidth 10MiB\n  flotilla group set db --remove-primary host-b",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
@@ -32,7 +32,7 @@ func groupSetCommand() *cobra.Command {
 			case remove == "" && force:
 				return &usageError{errors.New("--force goes with --remove-primary")}
 			case remove == "" && q == api.GroupRequest{}:
-				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes or --remove-primary")}
+				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --bandwidth or --remove-primary")}
 			}
 			q.RemovePrimary, q.Force = remove, force
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {

@@ -70,7 +70,7 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 		return 0, fmt.Errorf("create group: there is a group named %q already", c.Name)
 	}
 	g := &Group{
-		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
+		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize, Bandwidth: c.Bandwidth,
 		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
@@ -103,6 +103,9 @@ func (g *Group) validate() error {
 	if g.SetBytes < MinSetBytes {
 		return fmt.Errorf("a set limit of %d bytes is below %d", g.SetBytes, MinSetBytes)
 	}
+	if g.Bandwidth != 0 && g.Bandwidth < MinBandwidth {
+		return fmt.Errorf("a bandwidth of %d bytes a second is below %d", g.Bandwidth, MinBandwidth)
+	}
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
 	}
@@ -126,6 +129,9 @@ func (s *State) setGroup(c *SetGroup) error {
 	}
 	if c.SetBytes != 0 {
 		changed.SetBytes = c.SetBytes
+	}
+	if c.Bandwidth != nil {
+		changed.Bandwidth = *c.Bandwidth
 	}
 	if err := changed.validate(); err != nil {
 		return fmt.Errorf("set group %q: %w", g.Name, err)

@@ -15,7 +15,8 @@ const (
 	MaxPeriodMS     = 3600_000
 	DefaultSetBytes = 256 << 20
 	MinSetBytes     = 1 << 20
-	MaxGrant        = 64 // sets that one grant may open
+	MinBandwidth    = 64 << 10 // bytes a second
+	MaxGrant        = 64       // sets that one grant may open
 	MaxUnapplied    = 1 << 16
 )
 

@@ -85,6 +85,7 @@ type (
 		PeriodMS    int64
 		SetBytes    int64
 		PortionSize uint64
+		Bandwidth   int64 `cbor:",omitempty"`
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
 	SetGroup struct {
@@ -92,6 +93,8 @@ type (
 		Mode     Mode
 		PeriodMS int64
 		SetBytes int64
+		// Bandwidth is nil to leave it, and 0 for no limit.
+		Bandwidth *int64 `cbor:",omitempty"`
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }

@@ -146,6 +146,7 @@ type Group struct {
 	PeriodMS    int64
 	SetBytes    int64  // a set closes early at this many bytes
 	PortionSize uint64 // bytes
+	Bandwidth   int64  `cbor:",omitempty"` // of what each primary sends, bytes a second; 0 for no limit
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
