@@ -94,6 +94,7 @@ type Outgoing struct {
 	Updates []wire.Update // Sum not yet made
 	Handles []any         // their payload handles: to be kept from reuse until the frame is encoded, whatever Release says
 	Bytes   int64
+	Rate    int64 // the group's bandwidth, bytes a second; 0 for no limit
 }
 
 // Config fixes a Node's identity and limits. Durations are on the clock that the shell passes to each call.

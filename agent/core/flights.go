@@ -93,6 +93,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 		}
 		out := &Outgoing{
 			To:     to,
+			Rate:   s.rate(),
 			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
 			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
 		}
