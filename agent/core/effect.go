@@ -160,5 +160,6 @@ type GroupView struct {
 	Seq      wire.Seq
 	HeldUpTo wire.Seq
 	Queued   int64
-	Whole    bool // no resync is under way, so in sync mode I/O may be acknowledged
+	Folded   int64 // of the updates above HeldUpTo, those that were folded: there is nothing in memory for them
+	Whole    bool  // no resync is under way, so in sync mode I/O may be acknowledged
 }

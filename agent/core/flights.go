@@ -118,6 +118,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			out.Updates = append(out.Updates, it.u)
 			out.Handles = append(out.Handles, it.handle)
 			it.flight = out.Route.No
+			s.sending(it)
 			fl.items = append(fl.items, it)
 			last = it.u.Seq
 			taken++
@@ -167,6 +168,9 @@ func (s *source) advance() {
 	for k < len(s.pending) && s.pending[k].held {
 		it := s.pending[k]
 		s.queued -= int64(len(it.u.Data)) + updateOverhead
+		if it.u.Kind == wire.KindFolded {
+			s.folding.pending--
+		}
 		s.release(it)
 		k++
 	}

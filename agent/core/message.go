@@ -160,7 +160,7 @@ type (
 	Holding struct {
 		SetPortion
 		Seqs SeqRanges
-		More SeqRanges `cbor:",omitempty"` // in a Report: those whose write goes on with the next seq
+		More SeqRanges `cbor:",omitempty"` // in a Report: seqs at which no prefix may end, for what is held; see wire.Update.Prefix
 	}
 
 	// Lines hands an owner its lines of a manifest: what it must hold of each portion.

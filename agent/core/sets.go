@@ -30,6 +30,7 @@ func (s *source) openSet(set wire.Set) {
 	s.open, s.openedAt, s.first, s.setBytes = set, s.n.now, s.next, 0
 	s.lines, s.lastLine = map[wire.Portion]*Tally{}, nil
 	s.pairs = map[wire.Portion]cluster.Pair{}
+	s.openFolding()
 	s.n.eff.Wake = true
 }
 

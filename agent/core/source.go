@@ -11,7 +11,8 @@ import (
 
 // A write passes these stages on its primary:
 //
-//  1. Submit numbers it (sequential per group) into the open set and queues it for its (owner, mirror) pair.
+//  1. Submit numbers it (sequential per group) into the open set and queues it for its (owner, mirror) pair. What it
+//     supersedes there is folded (superseded.go).
 //  2. NextFrame takes what is queued for one pair and set as a frame (the sender encodes and sends it, outside).
 //  3. acked marks the frame's updates held; held up to rises over every dense prefix, and their payload is released.
 //  4. The end of the set appends its manifest as a mark, which takes the same way.
@@ -89,6 +90,7 @@ type source struct {
 	heldSet wire.Set
 
 	hold    hold
+	folding folding
 	band    bandwidth
 	traffic Traffic
 }
@@ -192,6 +194,7 @@ func (s *source) number(it *item) {
 		s.lastKey, s.lastLine = p, l
 	}
 	s.lastLine.add(it.u.Seq)
+	s.supersede(it)
 	s.pending = append(s.pending, it)
 	s.queued += int64(len(it.u.Data)) + updateOverhead
 	s.enqueue(it)
@@ -231,7 +234,7 @@ func (s *source) detach() {
 	s.pairs, s.lines, s.lastLine = map[wire.Portion]cluster.Pair{}, map[wire.Portion]*Tally{}, nil
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
-	s.hold = hold{}
+	s.hold, s.folding = hold{}, folding{}
 	if s.saysNeed {
 		s.need = -1
 	}
@@ -369,7 +372,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	}
 	v := GroupView{
 		Group: g, Inc: s.inc, Mode: grp.Mode, Open: s.open, Applied: grp.Applied,
-		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued,
+		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued, Folded: s.folding.pending,
 	}
 	if inc := grp.Inc(s.inc); inc != nil {
 		v.Whole = inc.Whole != 0

@@ -23,7 +23,7 @@ func sourceOf(t testing.TB, change func(*cluster.Group)) (*Node, *source) {
 	}
 	s := &source{n: n, group: 1, nonce: 2, ready: true}
 	s.detach()
-	n.sources[1] = s
+	n.sources[1], n.ordered = s, []*source{s}
 	s.stateChanged()
 	if s.open == 0 {
 		t.Fatal("the set is not open")
@@ -52,10 +52,12 @@ func TestBandwidth(t *testing.T) {
 	n, s := sourceOf(t, func(g *cluster.Group) { g.Bandwidth = rate })
 	begin, end := 2*second, 6*second
 	var sent, frames int64
+	block := 0
 	for now := begin; now < end; now += 10 * time.Millisecond {
 		n.eff.Wake = false
-		for b := range 64 { // more than the limit lets through
-			submit(t, n, now, b)
+		for range 64 { // more than the limit lets through; nothing is written twice
+			block++
+			submit(t, n, now, block)
 		}
 		n.eff.Wake = false
 		waited := s.band.refused
