@@ -5,6 +5,7 @@
 //	takeover               the component that owns most dies. How long until what it held is held twice again?
 //	cut                    three primaries under load, a thousand cuts. How long does each primary stand still?
 //	scale                  components behind links of 50 Mbit/s. Do twice as many carry twice as much?
+//	link                   a primary behind a link of 100 Mbit/s. How much more does its application write than the link carries?
 //
 // Latency is measured by an NBD client on the primary's Unix socket, from the moment at which a write was *due* to its reply: the
 // schedule heeds no replies, so that a stall counts for every write that it delays and not only for the first. Quantiles are
@@ -16,9 +17,9 @@
 //
 //	main.go      flags, and the order of things
 //	rig.go       a cluster, its volumes, and the comparison at the end
-//	load.go      writers: on a schedule, or as fast as they can
+//	load.go      writers: on a schedule, or as fast as they can; pages.go with pages of a database
 //	watch.go     what the captain says, as a timeline
-//	kill.go, takeover.go, cut.go, scale.go   the measurements
+//	kill.go, takeover.go, cut.go, scale.go, link.go   the measurements
 //	stats.go     quantiles and medians
 //	report.go    the table and the JSON lines
 package main
@@ -58,7 +59,8 @@ type options struct {
 	window   time.Duration // of scale
 	warm     time.Duration // before it
 	counts   []int         // of components, for scale
-	link     int           // Mbit/s
+	link     int           // Mbit/s of a component, for scale
+	site     int           // Mbit/s of the primary, for link
 }
 
 // measurement is one of the things that are measured.
@@ -68,7 +70,7 @@ type measurement struct {
 }
 
 var all = []measurement{
-	{"kill-async", killAsync}, {"kill-sync", killSync}, {"takeover", takeover}, {"cut", cut}, {"scale", scale},
+	{"kill-async", killAsync}, {"kill-sync", killSync}, {"takeover", takeover}, {"cut", cut}, {"scale", scale}, {"link", link},
 }
 
 func main() {
@@ -109,10 +111,11 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.IntVar(&o.kills, "kills", 5, "takeover: how many owners die, one after the other")
 	f.IntVar(&o.cuts, "cuts", 1000, "cut: how many")
 	f.DurationVar(&o.period, "period", 100*time.Millisecond, "cut: the group's period")
-	f.DurationVar(&o.window, "window", 30*time.Second, "scale: how long the rate is measured")
+	f.DurationVar(&o.window, "window", 30*time.Second, "scale, link: how long the rate is measured")
 	f.DurationVar(&o.warm, "warm", 15*time.Second, "scale: how long the queue is filled before")
 	f.StringVar(&counts, "components", "2,4,8", "scale: numbers of components; the first is what the others are compared with")
 	f.IntVar(&o.link, "link", 50, "scale: Mbit/s of each component's link, in each direction")
+	f.IntVar(&o.site, "site-link", 100, "link: Mbit/s of the primary's link, in each direction; the volume is larger behind a faster one")
 	f.BoolVar(&quick, "quick", false, "everything much shorter: whether it works, not how fast it is")
 	if err := f.Parse(args); err != nil {
 		return o, flag.ErrHelp // it has printed what is wrong
@@ -139,8 +142,8 @@ func parse(args []string, w io.Writer) (options, error) {
 		return o, fmt.Errorf("-duration %v, -window %v, -warm %v: at least a second, a second, and nothing", o.duration, o.window, o.warm)
 	case o.period < 50*time.Millisecond || o.period > time.Minute:
 		return o, fmt.Errorf("-period %v: from 50ms to 1m", o.period)
-	case o.link < 1 || o.link > 10_000:
-		return o, fmt.Errorf("-link %d: from 1 to 10000 Mbit/s", o.link)
+	case o.link < 1 || o.link > 10_000 || o.site < 1 || o.site > 10_000:
+		return o, fmt.Errorf("-link %d, -site-link %d: from 1 to 10000 Mbit/s", o.link, o.site)
 	}
 	return o, nil
 }
@@ -154,7 +157,7 @@ func choose(words string) ([]measurement, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale", words)
+		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale, link", words)
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,8 @@ type shape struct {
 	size                  int64    // of each volume; each primary has one
 	filled                bool     // with random bytes; otherwise they are sparse
 	settings              string   // lines of the primaries' files
-	link                  int      // Mbit/s of each component's link, in a network of the rig's own; 0 for the loopback
+	link                  int      // Mbit/s of each limited host's link, in a network of the rig's own; 0 for the loopback
+	limited               string   // the role whose hosts have such a link: backup unless said
 }
 
 // rig is a running cluster with a group whose volumes are copied. It is used by one goroutine.
@@ -102,7 +104,7 @@ func (r *rig) members(s shape) error {
 		m := fleet.Member{Name: name, Roles: roles, Settings: settings + profiles}
 		if r.network != nil {
 			x, err := r.network.Attach(r.ctx, name, lan)
-			if err == nil && roles == "backup" {
+			if err == nil && roles == cmp.Or(s.limited, "backup") {
 				err = r.network.Shape(r.ctx, x, lan, int64(s.link)*1e6)
 			}
 			if err != nil {
