@@ -157,7 +157,7 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: q.ResyncRate,
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: q.ResyncRate, Bandwidth: q.Limit(),
 		}}, nil
 	})
 }
@@ -189,7 +189,7 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 			return cluster.Command{}, err
 		}
 		return cluster.Command{SetGroup: &cluster.SetGroup{
-			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule), ResyncRate: q.ResyncRate,
+			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule), ResyncRate: q.ResyncRate, Bandwidth: q.Bandwidth,
 		}}, nil
 	})
 }

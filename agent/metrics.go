@@ -29,6 +29,7 @@ type collector struct {
 
 	view, members, captain, eventCount       *prometheus.Desc
 	set, rpo, queued, copyLeft, hold         *prometheus.Desc
+	written, folded, compressed, sent        *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
 	share, taken, waiting, unheld            *prometheus.Desc
 	peerSent, peerReceived, peerConnected    *prometheus.Desc
@@ -51,6 +52,10 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, holds *ho
 		rpo:        d("group_rpo_seconds", "Age of the newest recovery point.", "group"),
 		queued:     d("source_queued_bytes", "What a primary holds that is not yet held by components; on the captain.", "group", "agent"),
 		copyLeft:   d("source_copy_left_bytes", "What a primary still has to copy; on the captain.", "group", "agent"),
+		written:    d("source_written_bytes_total", "Data of updates that a primary numbered, copies included, since its start; on the captain.", "group", "agent"),
+		folded:     d("source_folded_bytes_total", "Of these, what was superseded in its set before it was sent, and never is; on the captain.", "group", "agent"),
+		compressed: d("source_compressed_bytes_total", "What compression saved of what was sent; on the captain.", "group", "agent"),
+		sent:       d("source_sent_bytes_total", "Frames of updates that a primary sent, those sent again included; on the captain.", "group", "agent"),
 		hold:       d("cut_hold_seconds", "How long this primary stood still for cuts.", "group"),
 
 		journalUsed:  d("journal_used_bytes", "Space that a component's journal takes; on the captain.", "agent"),
@@ -88,7 +93,7 @@ func newMetricsHandler(c *collector) http.Handler {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.hold,
+		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.written, c.folded, c.compressed, c.sent, c.hold,
 		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.peerConnected, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
 		c.copyRead, c.copyHoles, c.copyRate, c.certificate,
 	} {
@@ -141,6 +146,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			if p := &g.Primaries[j]; p.Known {
 				gauge(c.queued, float64(p.Queued), g.Name, p.Agent)
 				gauge(c.copyLeft, float64(p.CopyLeft), g.Name, p.Agent)
+				counter(c.written, float64(p.Written), g.Name, p.Agent)
+				counter(c.folded, float64(p.Folded), g.Name, p.Agent)
+				counter(c.compressed, float64(p.Compressed), g.Name, p.Agent)
+				counter(c.sent, float64(p.Sent), g.Name, p.Agent)
 			}
 		}
 	}

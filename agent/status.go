@@ -116,7 +116,7 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 func (b *statusBuilder) group(g *cluster.Group) {
 	out := api.Group{
 		ID: uint32(g.ID), Name: g.Name, Mode: g.Mode.String(), PeriodMS: g.PeriodMS, SetBytes: g.SetBytes,
-		PortionSize: g.PortionSize, ResyncRate: g.ResyncRate, Phase: g.Phase.String(),
+		PortionSize: g.PortionSize, ResyncRate: g.ResyncRate, Bandwidth: g.Bandwidth, Phase: g.Phase.String(),
 		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
@@ -193,6 +193,7 @@ func (b *statusBuilder) source(g *cluster.Group, p wire.AgentID) api.Source {
 		if gs.NoRoom {
 			src.ResyncNeeds = gs.Need
 		}
+		src.Written, src.Folded, src.Compressed, src.Sent = gs.Written, gs.Folded, gs.Compressed(), gs.Sent
 	}
 	return src
 }

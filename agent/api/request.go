@@ -13,6 +13,8 @@ type GroupRequest struct {
 	PortionSize   uint64         `json:"portion_size_bytes,omitempty"`
 	// ResyncRate is the ceiling of each primary's copies in bytes a second; NoRate takes it away.
 	ResyncRate int64 `json:"resync_rate_bytes_per_second,omitempty"`
+	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
+	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`
@@ -20,6 +22,14 @@ type GroupRequest struct {
 	// AllowInconsistent has resyncs for which the journals have no room, or that are under way, applied in place; it is
 	// asked for alone.
 	AllowInconsistent bool `json:"allow_inconsistent,omitempty"`
+}
+
+// Limit returns the bandwidth of a new group.
+func (q *GroupRequest) Limit() int64 {
+	if q.Bandwidth == nil {
+		return 0
+	}
+	return *q.Bandwidth
 }
 
 // VolumeRequest adds a volume to a group. Agents are named.

@@ -87,6 +87,7 @@ type Group struct {
 	SetBytes    int64  `json:"set_bytes"`
 	PortionSize uint64 `json:"portion_size_bytes"`
 	ResyncRate  int64  `json:"resync_rate_bytes_per_second"` // ceiling of each primary's copies, 0 for none
+	Bandwidth   int64  `json:"bandwidth_bytes_per_second"`   // of what each primary sends; 0 is no limit
 	Phase       string `json:"phase"`
 
 	Open      uint64 `json:"open"` // 0 while none is
@@ -130,6 +131,13 @@ type Source struct {
 	// ResyncNeeds is the room that its next resync is taken to need in the journals, while they have not as much: until
 	// then it is not attached, and what is written is in its bitmap only.
 	ResyncNeeds int64 `json:"resync_needs_bytes,omitempty"`
+
+	// Since the start of the primary's agent. Written less Folded is what is to be sent; Compressed is what compression saved
+	// of it and of what was sent again; Sent is the length of all frames of updates.
+	Written    int64 `json:"written_bytes"`
+	Folded     int64 `json:"folded_bytes"`
+	Compressed int64 `json:"compressed_bytes"`
+	Sent       int64 `json:"sent_bytes"`
 }
 
 // Volume is one replicated device.

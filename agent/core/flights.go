@@ -46,6 +46,9 @@ func (s *source) way(pair cluster.Pair) way {
 func (n *Node) Hops() []wire.AgentID {
 	var to []wire.AgentID
 	for _, s := range n.ordered {
+		if s.heldBack() {
+			continue
+		}
 		for _, pair := range s.order {
 			if len(s.queues[pair]) == 0 || pair.Owner == 0 {
 				continue
@@ -59,7 +62,8 @@ func (n *Node) Hops() []wire.AgentID {
 }
 
 // NextFrame takes up to maxBytes of updates that are to be sent to component to, of one group, set and pair. It returns nil
-// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
+// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected; and
+// Sent says how long it became.
 func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
 	n.now = max(n.now, now)
 	for _, s := range n.ordered {
@@ -71,6 +75,10 @@ func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Ou
 }
 
 func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
+	if s.heldBack() {
+		return nil
+	}
+	maxBytes = s.frameMax(maxBytes)
 	for k, pair := range s.order {
 		q := s.queues[pair]
 		if len(q) == 0 || pair.Owner == 0 {
@@ -85,6 +93,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 		}
 		out := &Outgoing{
 			To:     to,
+			Rate:   s.rate(),
 			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
 			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
 		}
@@ -105,9 +114,11 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			}
 			out.Header.Set = it.set
 			out.Bytes += cost
+			s.traffic.Framed += int64(len(it.u.Data))
 			out.Updates = append(out.Updates, it.u)
 			out.Handles = append(out.Handles, it.handle)
 			it.flight = out.Route.No
+			s.sending(it)
 			fl.items = append(fl.items, it)
 			last = it.u.Seq
 			taken++
@@ -125,6 +136,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			return s.nextFrame(to, maxBytes)
 		}
 		fl.bytes = out.Bytes
+		s.charge(out.Bytes)
 		s.pipe(fl.to).flying += fl.bytes
 		s.flights[out.Route.No] = fl
 		return out
@@ -156,6 +168,9 @@ func (s *source) advance() {
 	for k < len(s.pending) && s.pending[k].held {
 		it := s.pending[k]
 		s.queued -= int64(len(it.u.Data)) + updateOverhead
+		if it.u.Kind == wire.KindFolded {
+			s.folding.pending--
+		}
 		s.release(it)
 		k++
 	}

@@ -71,6 +71,7 @@ type (
 		Check *CheckProgress `cbor:",omitempty"`
 		// Copies are the volumes of which something is to be copied, ascending.
 		Copies []CopyStatus `cbor:",omitempty"`
+		Traffic
 	}
 	// CopyStatus is how far the copy of one volume is, in bytes and bytes a second.
 	CopyStatus struct {
@@ -172,7 +173,7 @@ type (
 	Holding struct {
 		SetPortion
 		Seqs SeqRanges
-		More SeqRanges `cbor:",omitempty"` // in a Report: those whose write goes on with the next seq
+		More SeqRanges `cbor:",omitempty"` // in a Report: seqs at which no prefix may end, for what is held; see wire.Update.Prefix
 	}
 
 	// Lines hands an owner its lines of a manifest: what it must hold of each portion.

@@ -9,8 +9,10 @@
 //	reach.go      who is reached, and over whom the others are
 //	recover.go    the control plane after a majority is gone: a new generation
 //	source.go     primary: numbering, attaching and leaving
+//	superseded.go primary: writes that need not be sent
 //	flights.go    primary: frames on their way, held up to
 //	pipe.go       primary: how much is on its way, and what seems lost
+//	traffic.go    primary: how much may be sent, and how much was
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
 //	check.go      what secondaries found when they compared, on its way to the primary

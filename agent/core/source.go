@@ -11,7 +11,8 @@ import (
 
 // A write passes these stages on its primary:
 //
-//  1. Submit numbers it (sequential per group) into the open set and queues it for its (owner, mirror) pair.
+//  1. Submit numbers it (sequential per group) into the open set and queues it for its (owner, mirror) pair. What it
+//     supersedes there is folded (superseded.go).
 //  2. NextFrame takes what is queued for one pair and set as a frame (the sender encodes and sends it, outside).
 //  3. acked marks the frame's updates held; held up to rises over every dense prefix, and their payload is released.
 //  4. The end of the set appends its manifest as a mark, which takes the same way.
@@ -89,10 +90,12 @@ type source struct {
 	marks   []markHeld // closed sets whose mark is not yet below held up to
 	heldSet wire.Set
 
-	hold hold
-
 	checked []Checked      // of this incarnation, for the shell
 	check   *CheckProgress // what the shell says of it
+	hold    hold
+	folding folding
+	band    bandwidth
+	traffic Traffic
 }
 
 // AddSource tells the node that this agent can serve the group's volumes: it attaches as soon as it may. Calling it
@@ -187,6 +190,7 @@ const updateOverhead = 64
 func (s *source) number(it *item) {
 	it.u.Seq = s.next
 	s.next++
+	s.traffic.Written += int64(len(it.u.Data))
 	p := it.u.PortionID()
 	if s.lastLine == nil || s.lastKey != p {
 		l := s.lines[p]
@@ -197,6 +201,7 @@ func (s *source) number(it *item) {
 		s.lastKey, s.lastLine = p, l
 	}
 	s.lastLine.add(it.u.Seq)
+	s.supersede(it)
 	s.pending = append(s.pending, it)
 	s.queued += int64(len(it.u.Data)) + updateOverhead
 	s.enqueue(it)
@@ -237,7 +242,7 @@ func (s *source) detach() {
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
 	s.copies = nil
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
-	s.hold = hold{}
+	s.hold, s.folding = hold{}, folding{}
 	if s.saysNeed {
 		s.need = -1
 	}
@@ -329,6 +334,7 @@ func (s *source) appliedIsHeld(applied wire.Set) {
 func (s *source) tick() {
 	n := s.n
 	s.holdTick()
+	s.bandTick()
 	g := n.state.Groups[s.group]
 	if g == nil {
 		return
@@ -382,7 +388,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	}
 	v := GroupView{
 		Group: g, Inc: s.inc, Mode: grp.Mode, Open: s.open, Applied: grp.Applied,
-		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued,
+		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued, Folded: s.folding.pending,
 	}
 	if inc := grp.Inc(s.inc); inc != nil {
 		v.Whole = inc.Whole != 0
@@ -393,7 +399,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 func (s *source) status() GroupStatus {
 	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
-		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal, Copies: s.copies,
+		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal, Copies: s.copies, Traffic: s.traffic,
 		Check: s.check,
 	}
 	if s.inc == 0 && s.need != 0 {

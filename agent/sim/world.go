@@ -81,6 +81,7 @@ type World struct {
 	lose      int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
+	sentAs  map[sentID]wire.Kind
 	oracle  *oracle
 	stats   Stats
 	failure error
@@ -131,6 +132,8 @@ const (
 	tickEvery    = 10 * time.Millisecond
 	maxVirtual   = 10 * time.Minute
 	settleWithin = 90 * time.Second // after the last fault
+
+	slowBandwidth = 20 << 10 // bytes a second: about what the clients write
 )
 
 // Run runs one seed to its end.
@@ -155,7 +158,7 @@ func Run(opt Options) (stats Stats, err error) {
 // newWorld returns a world without hosts.
 func newWorld(opt Options) *World {
 	return &World{
-		opt: opt, cuts: map[link]time.Duration{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[sentID]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
 		copyTakes: 6 * time.Millisecond,
 	}
 }
@@ -167,6 +170,7 @@ type shape struct {
 	both       bool // the first component is a primary too
 	mode       cluster.Mode
 	period     int64   // milliseconds
+	bandwidth  int64   // bytes a second of the first group, 0 for no limit; below what a real one may have, as updates are smaller here
 	sizes      []int64 // of the volumes, in bytes; the primaries have them in turn
 	more       []groupShape
 	domains    []string // that the agents are in, in the order of their names; none are labelled beyond them
@@ -193,6 +197,9 @@ func (w *World) draw() shape {
 	}
 	s.both = r.IntN(6) == 0 // messages to itself pass the same checks
 	s.period = []int64{50, 120, 400}[r.IntN(3)]
+	if w.opt.Seed%3 == 0 {
+		s.bandwidth = slowBandwidth // queues grow, and ends of incarnations find them so
+	}
 	for range volumes {
 		s.sizes = append(s.sizes, int64(blockSize)*int64(20+r.IntN(44)))
 	}
@@ -299,6 +306,7 @@ func (w *World) build(s shape) {
 			v++
 		}
 	}
+	st.Groups[1].Bandwidth = s.bandwidth
 	if w.journalLimit != 0 {
 		for _, g := range st.Groups {
 			g.SetBytes = smallSet

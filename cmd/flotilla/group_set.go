@@ -26,7 +26,7 @@ func groupSetCommand() *cobra.Command {
 			"A resync leaves the targets at the last recovery point until it is whole, so the components' journals must have room for all\n" +
 			"of it. Where they have not, it waits. --allow-inconsistent has it applied in place, once: the volumes concerned are at no\n" +
 			"recovery point until it is whole. A resync that has begun, or a primary that is away, is let go on like this, too.",
-		Example: "  flotilla group set db --period 5s\n  flotilla group set db --resync-rate 50MiB\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
+		Example: "  flotilla group set db --period 5s\n  flotilla group set db --resync-rate 50MiB --bandwidth 10MiB\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
@@ -43,7 +43,7 @@ func groupSetCommand() *cobra.Command {
 			case remove == "" && force:
 				return &usageError{errors.New("--force goes with --remove-primary")}
 			case remove == "" && q == api.GroupRequest{}:
-				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --resync-rate, --check-every, --remove-primary or --allow-inconsistent")}
+				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --resync-rate, --bandwidth, --check-every, --remove-primary or --allow-inconsistent")}
 			}
 			q.RemovePrimary, q.Force, q.AllowInconsistent = remove, force, inconsistent
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"flotilla/agent"
-	"flotilla/agent/api"
 )
 
 // printJSON writes a document for programs.
@@ -72,31 +71,33 @@ func (f sizeFlag) Set(text string) error {
 
 func (sizeFlag) Type() string { return "size" }
 
-// rateFlag is a flag that takes bytes a second with a unit, or none.
-type rateFlag struct{ to *int64 }
+// rateFlag is a flag that takes bytes a second with a unit, or none. bytes is nil while it was not given.
+type rateFlag struct{ bytes *int64 }
 
-func (f rateFlag) String() string {
-	if f.to != nil && *f.to == api.NoRate {
+func (f *rateFlag) String() string {
+	switch {
+	case f.bytes == nil:
+		return ""
+	case *f.bytes == 0:
 		return "none"
 	}
-	return sizeFlag(f).String()
+	return agent.Size(*f.bytes).String()
 }
 
-func (f rateFlag) Set(text string) error {
-	if text == "none" {
-		*f.to = api.NoRate
-		return nil
+func (f *rateFlag) Set(text string) error {
+	n := int64(0)
+	if text != "none" {
+		size, err := agent.ParseSize(text)
+		if err != nil {
+			return err
+		}
+		n = int64(size)
 	}
-	if err := (sizeFlag(f)).Set(text); err != nil {
-		return err
-	}
-	if *f.to == 0 {
-		*f.to = api.NoRate
-	}
+	f.bytes = &n
 	return nil
 }
 
-func (rateFlag) Type() string { return "rate" }
+func (*rateFlag) Type() string { return "rate" }
 
 // printJSONLine writes a document on one line, for streams.
 func printJSONLine(w io.Writer, document any) error { return json.NewEncoder(w).Encode(document) }

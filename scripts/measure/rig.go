@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,8 @@ type shape struct {
 	copying               bool                 // do not wait for their first copy
 	fill                  func(*os.File) error // writes a source's data, unless it is nil
 	settings              string               // lines of the primaries' files
-	link                  int                  // Mbit/s of each component's link, in a network of the rig's own; 0 for the loopback
+	link                  int                  // Mbit/s of each limited host's link, in a network of the rig's own; 0 for the loopback
+	limited               string               // the role whose hosts have such a link: backup unless said
 }
 
 // rig is a running cluster with a group whose volumes are copied. It is used by one goroutine.
@@ -104,7 +106,7 @@ func (r *rig) members(s shape) error {
 		m := fleet.Member{Name: name, Roles: roles, Settings: settings + profiles}
 		if r.network != nil {
 			x, err := r.network.Attach(r.ctx, name, lan)
-			if err == nil && roles == "backup" {
+			if err == nil && roles == cmp.Or(s.limited, "backup") {
 				err = r.network.Shape(r.ctx, x, lan, int64(s.link)*1e6)
 			}
 			if err != nil {

@@ -71,8 +71,8 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	}
 	g := &Group{
 		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
-		ResyncRate: rateOf(c.ResyncRate),
-		Phase:      Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
+		ResyncRate: rateOf(c.ResyncRate), Bandwidth: c.Bandwidth,
+		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
 		g.Mode = Async
@@ -117,6 +117,9 @@ func (g *Group) validate() error {
 	if g.ResyncRate != 0 && g.ResyncRate < MinResyncRate {
 		return fmt.Errorf("a resync rate of %d bytes a second is below %d", g.ResyncRate, MinResyncRate)
 	}
+	if g.Bandwidth != 0 && g.Bandwidth < MinBandwidth {
+		return fmt.Errorf("a bandwidth of %d bytes a second is below %d", g.Bandwidth, MinBandwidth)
+	}
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
 	}
@@ -146,6 +149,9 @@ func (s *State) setGroup(c *SetGroup) error {
 	}
 	if c.ResyncRate != 0 {
 		changed.ResyncRate = rateOf(c.ResyncRate)
+	}
+	if c.Bandwidth != nil {
+		changed.Bandwidth = *c.Bandwidth
 	}
 	if err := changed.validate(); err != nil {
 		return fmt.Errorf("set group %q: %w", g.Name, err)

@@ -16,6 +16,7 @@ const (
 	DefaultSetBytes = 256 << 20
 	MinSetBytes     = 1 << 20
 	MinResyncRate   = 64 << 10 // bytes a second
+	MinBandwidth    = 64 << 10 // bytes a second
 	MaxGrant        = 64       // sets that one grant may open
 	MaxUnapplied    = 1 << 16
 )

@@ -89,6 +89,7 @@ type (
 		SetBytes    int64
 		PortionSize uint64
 		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; NoRate and 0 mean no ceiling
+		Bandwidth   int64 `cbor:",omitempty"`
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
 	SetGroup struct {
@@ -99,6 +100,8 @@ type (
 		// Schedule, if not nil, is when the group is checked from now on.
 		Schedule   *CheckSchedule `cbor:",omitempty"`
 		ResyncRate int64          `cbor:",omitempty"` // bytes a second; NoRate takes the ceiling away
+		// Bandwidth is nil to leave it, and 0 for no limit.
+		Bandwidth *int64 `cbor:",omitempty"`
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }

@@ -147,6 +147,7 @@ type Group struct {
 	SetBytes    int64  // a set closes early at this many bytes
 	PortionSize uint64 // bytes
 	ResyncRate  int64  `cbor:",omitempty"` // of each primary's copies, bytes a second; 0: no ceiling
+	Bandwidth   int64  `cbor:",omitempty"` // of what each primary sends, bytes a second; 0 for no limit
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
