@@ -38,6 +38,7 @@ type item struct {
 	set    wire.Set
 	handle any
 	held   bool
+	at     int64  // what was numbered before it in this incarnation, in bytes
 	flight uint64 // number of the frame it went out in, 0 while it is queued
 	pair   cluster.Pair
 }
@@ -75,14 +76,14 @@ type source struct {
 	again     bool                          // an older incarnation has uncommitted sets: a volume may turn out to be copied by them
 	broken    bool                          // the resync of this incarnation is not whole
 	copied    map[wire.VolumeID]bool        // volumes whose first copy was finished in this incarnation
-	bytes     int64
+	bytes     int64                         // submitted in this incarnation
+	numbered  int64                         // those, and what manifests and updates without data count for
 	resync    int64
 	copyTotal int64
 	copies    []CopyStatus
 
-	pending []*item // ascending by seq, dense; pending[0] is not held
-	queues  map[cluster.Pair][]*item
-	order   []cluster.Pair // pairs in the order in which they were first queued, for a fair and repeatable choice
+	pending []*item                  // ascending by seq, dense; pending[0] is not held
+	queues  map[cluster.Pair][]*item // those of pending that are in no flight; see queue.go
 	flights map[uint64]*flight
 	pipes   map[wire.AgentID]*pipe
 	acks    map[track]ackSeen
@@ -186,6 +187,9 @@ const setPortions = 1 << 15
 // updateOverhead is what an update without data counts for in the limits.
 const updateOverhead = 64
 
+// cost is what the update counts for in the limits.
+func (it *item) cost() int64 { return int64(len(it.u.Data)) + updateOverhead }
+
 // number gives the next seq and queues the update.
 func (s *source) number(it *item) {
 	it.u.Seq = s.next
@@ -203,30 +207,10 @@ func (s *source) number(it *item) {
 	s.lastLine.add(it.u.Seq)
 	s.supersede(it)
 	s.pending = append(s.pending, it)
-	s.queued += int64(len(it.u.Data)) + updateOverhead
+	it.at = s.numbered
+	s.numbered += it.cost()
+	s.queued += it.cost()
 	s.enqueue(it)
-}
-
-// enqueue puts an item into the queue of its pair. It goes out in the next frame to that owner.
-func (s *source) enqueue(it *item) {
-	g := s.n.state.Groups[s.group]
-	p := it.u.PortionID()
-	var pair cluster.Pair
-	if it.set == s.open {
-		var ok bool
-		if pair, ok = s.pairs[p]; !ok {
-			pair = s.n.state.Pair(g, it.set, p)
-			s.pairs[p] = pair
-		}
-	} else {
-		pair = s.n.state.Pair(g, it.set, p)
-	}
-	it.pair, it.flight = pair, 0
-	if _, ok := s.queues[pair]; !ok {
-		s.order = append(s.order, pair)
-	}
-	s.queues[pair] = append(s.queues[pair], it)
-	s.n.eff.Wake = true
 }
 
 // detach drops everything that belongs to the incarnation: its end is recorded, or asked for.
@@ -235,8 +219,8 @@ func (s *source) detach() {
 		s.release(it)
 	}
 	s.inc, s.open, s.next, s.first = 0, 0, 1, 1
-	s.pending, s.queued, s.bytes, s.setBytes = nil, 0, 0, 0
-	s.queues, s.order, s.pipes = map[cluster.Pair][]*item{}, nil, map[wire.AgentID]*pipe{}
+	s.pending, s.queued, s.bytes, s.numbered, s.setBytes = nil, 0, 0, 0, 0
+	s.queues, s.pipes = map[cluster.Pair][]*item{}, map[wire.AgentID]*pipe{}
 	s.forgetFlights()
 	s.pairs, s.lines, s.lastLine = map[wire.Portion]cluster.Pair{}, map[wire.Portion]*Tally{}, nil
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
@@ -328,6 +312,7 @@ func (s *source) appliedIsHeld(applied wire.Set) {
 		}
 		it.held = true
 	}
+	s.unqueueHeld()
 	s.advance()
 }
 
