@@ -57,6 +57,7 @@ func checkOrderOf(g *cluster.Group, self wire.AgentID) checkOrder {
 // checkItem is a piece on its way through a check.
 type checkItem struct {
 	v           *volume
+	inc         wire.Incarnation // for which it is asked
 	off, length int64
 	set         wire.Set      // in which it was asked last
 	after       time.Duration // not to be asked before

@@ -47,6 +47,7 @@ func (g *group) nextCheck() (checkItem, *checkJob) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if it, ok := g.nextSeedLocked(now); ok {
+		it.inc = it.seed.inc
 		return it, nil
 	}
 	j := g.check
@@ -55,6 +56,7 @@ func (g *group) nextCheck() (checkItem, *checkJob) {
 	}
 	if n := len(j.mends); n > 0 {
 		it := j.mends[n-1]
+		it.inc = j.inc
 		j.mends = j.mends[:n-1]
 		j.asking++
 		return it, j
@@ -68,6 +70,7 @@ func (g *group) nextCheck() (checkItem, *checkJob) {
 			continue
 		}
 		it := j.again[i]
+		it.inc = j.inc
 		j.again = slices.Delete(j.again, i, i+1)
 		j.asking++
 		return it, j
@@ -77,7 +80,7 @@ func (g *group) nextCheck() (checkItem, *checkJob) {
 	}
 	for i := range j.cursors {
 		if c := &j.cursors[i]; c.next < c.v.size && ready(c.v) {
-			it := checkItem{v: c.v, off: c.next, length: min(checkPiece, c.v.size-c.next)}
+			it := checkItem{v: c.v, inc: j.inc, off: c.next, length: min(checkPiece, c.v.size-c.next)}
 			c.next += it.length
 			j.asking++
 			return it, j
@@ -91,11 +94,8 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 	if err := g.awaitRoom(ctx); err != nil {
 		return placed{}, 0, err
 	}
-	inc := wire.Incarnation(0)
-	if it.seed != nil {
-		t.rate, inc = g.copyCeiling(), it.seed.inc
-	} else {
-		t.rate, inc = j.order.rate, j.inc
+	if t.rate = g.copyCeiling(); it.seed == nil {
+		t.rate = j.order.rate
 	}
 	if err := t.take(ctx, it.length); err != nil {
 		return placed{}, 0, err
@@ -108,7 +108,7 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 	if it.mend {
 		return placed{}, 0, v.mend(it.off, it.length)
 	}
-	return g.ask(v, inc, it.off, it.length, it.seed != nil, buf)
+	return g.ask(v, it.inc, it.off, it.length, it.seed != nil, buf)
 }
 
 // landed reports whether what was copied to repair the piece is on the target. A check in the set of the copy would compare
