@@ -259,8 +259,11 @@ func TestResyncRate(t *testing.T) {
 			w.host.loop.View(func(n *core.Node) { over = len(n.Heard()[1].Status.Groups[0].Copies) == 0 })
 			return over
 		})
+		w.mu.Lock()
+		told := slices.Clone(w.told)
+		w.mu.Unlock()
 		var percents []int64
-		for _, e := range w.told {
+		for _, e := range told {
 			if e.Name == "copy.progress" {
 				percents = append(percents, attr(t, e, "percent").(int64))
 				if left, rate := attr(t, e, "seconds_left").(int64), attr(t, e, "bytes_per_second").(int64); left < 1 || left > 40 || rate < 1<<19 {

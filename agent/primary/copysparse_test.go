@@ -15,6 +15,13 @@ import (
 	"flotilla/wire"
 )
 
+// received returns the frames that came, but for the first ones.
+func (w *world) received(from int) []*wire.Body {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.frames[from:])
+}
+
 // TestHolesAreNotRead copies a large volume that is nearly all holes: only what has data is read and travels with data, a
 // hole is one zero for each portion. The target held something else before.
 func TestHolesAreNotRead(t *testing.T) {
@@ -32,7 +39,7 @@ func TestHolesAreNotRead(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w := newWorld(t, cluster.Async, primary.Limits{})
+		w := newWorld(t, cluster.Async, primary.Limits{Extent: 64 << 10})
 		w.sources["/src/a"], w.targets[1] = src, dst
 		w.propose(*w.createVolume(volumeSpec{"a", size}))
 		began := time.Now()
@@ -45,7 +52,7 @@ func TestHolesAreNotRead(t *testing.T) {
 			t.Errorf("%d bytes were read and %d found to be holes, of %d", st.Read, st.Zeroed, int64(size))
 		}
 		var writes, zeroes, bytesSent int
-		for _, b := range w.frames {
+		for _, b := range w.received(0) {
 			for i := range b.Updates {
 				switch u := &b.Updates[i]; u.Kind {
 				case wire.KindWrite:
@@ -138,11 +145,10 @@ func TestWritesIntoHoles(t *testing.T) {
 func TestTrimsReplicateAsSuch(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, cluster.Async, small, volumeSpec{"a", 8 << 20})
+		w.sizeOf(1)
 		w.write(1, 0, bytes.Repeat([]byte{1}, 8<<20))
 		w.settled()
-		w.mu.Lock()
-		before := len(w.frames)
-		w.mu.Unlock()
+		before := len(w.received(0))
 		if err := w.request(opOf(nbd.OpTrim, 512<<10, 2<<20), 1); err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +157,7 @@ func TestTrimsReplicateAsSuch(t *testing.T) {
 		}
 		w.settled()
 		length := map[wire.Kind]uint32{}
-		for _, b := range w.frames[before:] {
+		for _, b := range w.received(before) {
 			for i := range b.Updates {
 				length[b.Updates[i].Kind] += b.Updates[i].Length
 			}
