@@ -203,6 +203,8 @@ func TestBeat(t *testing.T) {
 	}
 	wait()
 	hang.Lock()
+	goOn := sync.OnceFunc(hang.Unlock)
+	defer goOn() // also when the test fails
 	var stuck sync.WaitGroup
 	stuck.Go(func() {
 		l.Do(func(n *core.Node, now time.Duration) { n.AddSource(now, 1); n.Suspend(now, 1) }) // has an event
@@ -217,7 +219,7 @@ func TestBeat(t *testing.T) {
 		}
 		return quiet == 2
 	})
-	hang.Unlock()
+	goOn()
 	stuck.Wait()
 	wait()
 }
