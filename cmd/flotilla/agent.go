@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 
 	"flotilla/agent"
+	"flotilla/agent/device"
 
 	"github.com/spf13/cobra"
 )
@@ -34,7 +35,7 @@ func agentCommand() *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
 			}
-			a, err := agent.New(cfg, agent.Options{Logger: log, Version: version()})
+			a, err := agent.New(cfg, agent.Options{Logger: log, Version: version(), Sockets: device.OpenStore(os.Getenv)})
 			if err != nil {
 				return err
 			}

@@ -108,18 +108,20 @@ func (s Sysfs) Find(identifier string) (Device, bool, error) {
 	return Device{}, false, nil
 }
 
-// Queue settings that a device is given: requests of up to 1 MiB (Linux before 6.10 starts with 128 KiB, old ones with 64),
-// no scheduler in front of a server that has one, and read-ahead for a device whose server may be busy elsewhere.
-var queueSettings = []struct{ name, value string }{
-	{"max_sectors_kb", "1024"},
-	{"scheduler", "none"},
-	{"read_ahead_kb", "1024"},
+// setting is one of a queue's.
+type setting struct{ name, value string }
+
+// queueSettings are what a device is given: requests of up to 512 KiB (old kernels start with 64 or 128), no scheduler in front
+// of a server that has one, read-ahead for a device whose server may be busy elsewhere, and so many requests at a time that a
+// full queue is answered long before any of it is sent again.
+func queueSettings() []setting {
+	return []setting{{"max_sectors_kb", "512"}, {"scheduler", "none"}, {"read_ahead_kb", "1024"}, {"nr_requests", "64"}}
 }
 
 // Tune makes the queue settings of a device, and returns those that this kernel does not take.
 func (s Sysfs) Tune(index int) error {
 	var errs []error
-	for _, q := range queueSettings {
+	for _, q := range queueSettings() {
 		if err := os.WriteFile(s.path(index, "queue", q.name), []byte(q.value), 0); err != nil {
 			errs = append(errs, fmt.Errorf("set %s of nbd%d to %s: %w", q.name, index, q.value, err))
 		}

@@ -81,7 +81,7 @@ func TestQueue(t *testing.T) {
 	if err := s.Tune(0); err == nil || !strings.Contains(err.Error(), "scheduler of nbd0") {
 		t.Errorf("error %v does not name the setting that was not taken", err)
 	}
-	if text, _ := s.read(0, "queue", "max_sectors_kb"); text != "1024" {
+	if text, _ := s.read(0, "queue", "max_sectors_kb"); text != "512" {
 		t.Errorf("max_sectors_kb is %q", text)
 	}
 }
