@@ -3,6 +3,7 @@
 #   make test    vet, staticcheck, every test under the race detector; installs missing tools on Debian as root
 #   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
+#   make test-vm  volumes as /dev/nbdX in a virtual machine: file systems, a database, agents that are killed; as root
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make measure  how long writes stall when components die, takeovers, cuts, scaling; MEASURE_JSON=file, MEASURE_FLAGS=-h for options
@@ -14,7 +15,7 @@ SEEDS     ?= 1000
 SEED_BASE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net demo bench measure bench-go clean
+.PHONY: build test test-deps vet sim test-net test-vm demo bench measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -27,7 +28,8 @@ vet:
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags nettest ./internal/nettest
-	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest ./...
+	$(GO) vet -tags vmtest ./internal/vmtest
+	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest,vmtest ./...
 
 # Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
 # pauses of 50 ms.
@@ -47,6 +49,9 @@ sim:
 
 test-net: test-deps
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags nettest -count=1 -timeout 8m -v ./internal/nettest
+
+test-vm: test-deps
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags vmtest -count=1 -timeout 12m -v ./internal/vmtest
 
 demo: build
 	bin/flotilla demo

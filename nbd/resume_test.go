@@ -96,6 +96,7 @@ func TestParkedConnectionGoesOnElsewhere(t *testing.T) {
 		r.write(request(1))
 		q := <-held
 		r.write(request(2)[:part])
+		eventually(t, "the server has read it", func() bool { return waiting(t, far) == 0 })
 		cancel()
 		r.write(request(2)[part:]) // read by this server if it had begun with it, otherwise by the next
 		select {
@@ -128,6 +129,19 @@ func TestParkedConnectionGoesOnElsewhere(t *testing.T) {
 		cancel()
 		_ = next(t, (<-ended).parked).Close()
 	}
+}
+
+// waiting returns how many bytes wait to be read from a socket.
+func waiting(t *testing.T, c *net.UnixConn) (n int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // A request that ends with the export's end is not answered: its peer would take the error for the device's.
