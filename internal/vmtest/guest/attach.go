@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"flotilla/agent/api"
 	"flotilla/nbd/kernel"
 )
 
@@ -17,14 +19,21 @@ const attachTimes = 200
 // has written the time before.
 func attachOften(ctx context.Context, c *cluster) error {
 	var first counts
+	if err := c.attach("--device", "2"); err != nil {
+		return err
+	}
+	index := 2
 	for i := range attachTimes {
-		if err := c.attach("--device", "2"); err != nil {
-			return err
+		// The first time by the command line; then without a process each time.
+		if i > 0 {
+			if err := c.primary.API.Call(ctx, http.MethodPost, "/v1/agent/devices", api.AttachRequest{Volume: volume, Index: &index}, nil); err != nil {
+				return err
+			}
 		}
 		if err := touch(fmt.Sprintf("round %06d", i), fmt.Sprintf("round %06d", i-1), i > 0); err != nil {
 			return err
 		}
-		if err := c.detach(); err != nil {
+		if err := c.primary.API.Call(ctx, http.MethodDelete, api.DevicePath("db", "data", false), nil, nil); err != nil {
 			return err
 		}
 		if i == 10 { // what is made once is made
