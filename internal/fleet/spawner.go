@@ -156,24 +156,6 @@ func (h *Host) Kill() error {
 	return nil
 }
 
-// Stop sends SIGTERM to a host's agent and waits for its end, at most until ctx ends.
-func (h *Host) Stop(ctx context.Context) error {
-	p := h.process
-	if p == nil {
-		return nil
-	}
-	p.doomed.Store(true)
-	if err := syscall.Kill(p.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("stop agent %s: %w", p.name, err)
-	}
-	select {
-	case <-p.ended:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stop agent %s: %w", p.name, context.Cause(ctx))
-	}
-}
-
 // Tail returns the last lines of the host's log.
 func (h *Host) Tail() string {
 	f, err := os.Open(h.Log)

@@ -57,7 +57,7 @@ func TestScenarios(t *testing.T) {
 		t.Fatalf("User Mode Linux is missing (%v, modules %v): run scripts/test-deps.sh", lookErr, modules)
 	}
 	flotilla, guest := programs(t)
-	for _, scenario := range []string{"attach", "filesystems", "database", "restart"} {
+	for _, scenario := range []string{"attach", "filesystems", "database"} {
 		t.Run(scenario, func(t *testing.T) {
 			boot(t, modules[0], guest, flotilla, scenario)
 		})

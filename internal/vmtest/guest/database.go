@@ -112,7 +112,7 @@ func (r *rows) more(ctx context.Context, n int) error {
 	})
 }
 
-// longestSince returns the longest time between two rows, and forgets it.
+// takeLongest returns the longest time between two rows, and forgets it.
 func (r *rows) takeLongest() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()

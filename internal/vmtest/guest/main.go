@@ -32,7 +32,7 @@ func main() {
 
 func run(program, dir, name string) error {
 	scenario, ok := map[string]func(context.Context, *cluster) error{
-		"attach": attachOften, "filesystems": fileSystems, "database": database, "restart": restart,
+		"attach": attachOften, "filesystems": fileSystems, "database": database,
 	}[name]
 	if !ok {
 		return fmt.Errorf("there is no scenario %q", name)
