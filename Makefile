@@ -5,6 +5,8 @@
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
 #   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
 #   make test-install  installs, runs, upgrades and removes them in fresh minimal systems; as root
+
+#   make test-vm  volumes as /dev/nbdX in a virtual machine: file systems, a database, agents that are killed; as root
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make measure  how long writes stall when components die, takeovers, cuts, scaling; MEASURE_JSON=file, MEASURE_FLAGS=-h for options
@@ -16,7 +18,7 @@ SEEDS     ?= 1000
 SEED_BASE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net packages test-install demo bench measure bench-go clean
+.PHONY: build test test-deps vet sim test-net test-vm packages test-install demo bench measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -29,7 +31,8 @@ vet:
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags nettest ./internal/nettest
-	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest ./...
+	$(GO) vet -tags vmtest ./internal/vmtest
+	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest,vmtest ./...
 
 # Where -short leaves most rounds out under the race detector, all of them are run without it. The simulator is one goroutine.
 SHORTENED = ./agent/journal ./agent/primary ./agent/sim
@@ -56,6 +59,9 @@ packages:
 test-install: packages
 	scripts/test-deps.sh install
 	scripts/test-install.sh
+
+test-vm: test-deps
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags vmtest -count=1 -timeout 12m -v ./internal/vmtest
 
 demo: build
 	bin/flotilla demo

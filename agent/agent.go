@@ -15,6 +15,7 @@ import (
 	"flotilla/agent/api"
 	"flotilla/agent/control"
 	"flotilla/agent/core"
+	"flotilla/agent/device"
 	"flotilla/agent/loop"
 	"flotilla/wire"
 	"flotilla/wire/identity"
@@ -34,6 +35,9 @@ type Options struct {
 	// Beat is called some hundred times a second while the agent's loop gets on, by one goroutine, and must not block.
 	// Default: nobody.
 	Beat func()
+	// Sockets keeps those of attached devices from one run to the next. Default: nobody, and what the kernel has sent and the
+	// agent has not read at its end is sent again after the device's time-out.
+	Sockets *device.Store
 	// Now is the clock that certificates are compared with. Default: time.Now.
 	Now func() time.Time
 	// RenewEvery is how often the agent looks whether its certificate is to be renewed. Default: an hour.
@@ -326,7 +330,7 @@ func (a *Agent) serveAPI(l *listeners) error {
 		proposer: proposer{loop: a.loop, watch: &a.watch},
 		log:      a.log, id: a.credentials().Agent, events: a.parts.events, ca: a.ca, creds: a.credentials, policy: a.policy(),
 		address: a.cfg.Advertise, socket: a.cfg.AdminSocket(), local: a.local, clients: map[wire.AgentID]peerClient{},
-		known: newValidities(), behind: a.isBehind,
+		known: newValidities(), behind: a.isBehind, attached: a.parts.exports.devices,
 	}
 	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.holds, a.parts.peers.Stats, a.parts.exports.Stats,
 		func() time.Time { return a.credentials().Cert.NotAfter }, a.parts.copies()))

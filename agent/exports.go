@@ -8,13 +8,15 @@ import (
 	"sync"
 
 	"flotilla/agent/api"
+	"flotilla/agent/device"
 	"flotilla/nbd"
 )
 
 // exports is the agent's NBD server, with the names that it serves. The roles add and remove exports.
 type exports struct {
 	*nbd.Server
-	bases []string // URIs to which an export's name is added
+	bases   []string        // URIs to which an export's name is added
+	devices *device.Manager // what of them has a block device on this host
 
 	mu    sync.Mutex
 	names []string // ascending
@@ -40,6 +42,7 @@ func (e *exports) AddExport(name string, x nbd.Export) error {
 	if err := e.Server.AddExport(name, x); err != nil {
 		return err
 	}
+	e.devices.Offer(name, x)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	at, _ := slices.BinarySearch(e.names, name)
@@ -54,6 +57,7 @@ func (e *exports) RemoveExport(ctx context.Context, name string) error {
 		e.names = slices.Delete(e.names, at, at+1)
 	}
 	e.mu.Unlock()
+	e.devices.Withdraw(name)
 	return e.Server.RemoveExport(ctx, name)
 }
 

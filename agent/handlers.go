@@ -102,7 +102,9 @@ func numberParameter(r *http.Request, key string) (uint64, error) {
 }
 
 func (s *apiServer) getLocal(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, s.local())
+	l := s.local()
+	l.Devices = s.devices()
+	writeJSON(w, http.StatusOK, l)
 	return nil
 }
 

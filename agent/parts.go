@@ -50,6 +50,9 @@ func (a *Agent) startParts(node *core.Node, base time.Time, l *listeners) error 
 		return err
 	}
 	p.exports = newExports(server, a.cfg.NBD, a.cfg.Advertise)
+	if p.exports.devices, err = a.newDevices(server); err != nil {
+		return err
+	}
 	if err := a.newPeers(); err != nil {
 		return err
 	}
@@ -84,7 +87,10 @@ func (a *Agent) startParts(node *core.Node, base time.Time, l *listeners) error 
 		})
 	}
 	a.serveNBD(l)
-	return a.startRoles()
+	if err := a.startRoles(); err != nil {
+		return err
+	}
+	return a.startDevices()
 }
 
 // newPeers makes the transport. Its callbacks come only after Start, when there is a loop.

@@ -15,6 +15,7 @@ import (
 
 	"flotilla/agent/api"
 	"flotilla/agent/core"
+	"flotilla/agent/device"
 	"flotilla/wire"
 	"flotilla/wire/identity"
 )
@@ -47,6 +48,8 @@ type apiServer struct {
 	behind  func(wire.AgentID) bool
 	local   func() api.Local
 
+	attached *device.Manager
+
 	mu      sync.Mutex
 	clients map[wire.AgentID]peerClient // to other agents, by need
 }
@@ -69,6 +72,8 @@ func (s *apiServer) handler() http.Handler {
 	handle("GET /v1/agent/device", s.getDevice)
 	handle("GET /v1/agents/{agent}", s.onAgent("/v1/agent"))
 	handle("GET /v1/agents/{agent}/device", s.onAgent("/v1/agent/device"))
+	handle("POST /v1/agent/devices", hostOnly(s.postDevice))
+	handle("DELETE /v1/agent/devices/{group}/{volume}", hostOnly(s.deleteDevice))
 	handle("POST /v1/tokens", s.postToken)
 	handle("POST /v1/certificates", s.postCertificate)
 	for pattern, h := range map[string]failing{

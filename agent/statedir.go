@@ -21,6 +21,7 @@ var ErrInUse = errors.New("state directory is in use")
 //	identity/   key, certificate and CA (of the first agent: the CA's key too)
 //	control.db  Raft's log and snapshots
 //	peers.json  where the cluster was found at the join
+//	devices.json  exports that have a block device on this host
 //	journal/    updates held for others, unless journal.dir names another place
 //	primary/    activity logs and bitmaps of source volumes
 //	secondary/  records of target volumes
@@ -37,6 +38,7 @@ func (c *Config) AdminSocket() string { return adminSocket(c.StateDir) }
 func (d *stateDir) identity() string  { return filepath.Join(d.path, "identity") }
 func (d *stateDir) control() string   { return filepath.Join(d.path, "control.db") }
 func (d *stateDir) peers() string     { return filepath.Join(d.path, "peers.json") }
+func (d *stateDir) devices() string   { return filepath.Join(d.path, "devices.json") }
 func (d *stateDir) primary() string   { return filepath.Join(d.path, "primary") }
 func (d *stateDir) secondary() string { return filepath.Join(d.path, "secondary") }
 

@@ -2,10 +2,12 @@ package nbd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -29,6 +31,7 @@ type conn struct {
 	flags      uint16
 	structured bool
 	allocation bool // base:allocation was selected
+	resumable  bool // the peer sends again what is not answered: see ServeResumable
 	workers    *workers
 	wake       chan struct{} // tells the writer that replies wait
 	quit       chan struct{} // ends the writer
@@ -49,10 +52,13 @@ type conn struct {
 	inflight  int       // requests admitted, replies not yet sent
 	cost      int64     // bytes of the budget that they hold
 	free      []*Request
-	dead      bool // the stream is of no use any more: replies are dropped
-	draining  bool // new requests get ESHUTDOWN
-	abandoned bool // the time for draining is over
-	started   bool // in the transmission phase
+	dead      bool     // the stream is of no use any more: replies are dropped
+	draining  bool     // new requests get ESHUTDOWN
+	abandoned bool     // the time for draining is over
+	started   bool     // in the transmission phase
+	in        *input   // once started
+	parking   bool     // no new requests are read
+	kept      *os.File // a parked connection's socket, for whoever goes on with it
 	limit     *time.Timer
 }
 
@@ -82,14 +88,14 @@ func (c *conn) run() error {
 	writer.Go(c.writer)
 
 	c.stream.onBlock = c.flush
-	err := c.begin()
+	in := newInput(c.stream)
+	err := c.begin(in)
 	if err == nil {
-		in := newInput(c.stream)
 		stop := c.watch(in, c.srv.limits.Stall)
 		err = c.readRequests(in)
 		stop()
 	}
-	idle := c.finish()
+	idle := c.finish(errors.Is(err, errParked))
 	close(c.quit)
 	writer.Wait()
 	c.workers.stop(idle)
@@ -98,10 +104,14 @@ func (c *conn) run() error {
 
 // begin notes that requests may now come, and that a drain which came during
 // the handshake has its effect.
-func (c *conn) begin() error {
+func (c *conn) begin(in *input) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.started = true
+	c.in = in
+	if c.parking {
+		return errParked
+	}
 	if c.draining {
 		return errDrained
 	}
@@ -132,7 +142,7 @@ func (c *conn) watch(in *input, limit time.Duration) (stop func()) {
 
 // finish waits until what is in flight has been answered, or abandons it, and
 // reports whether nothing was left.
-func (c *conn) finish() (idle bool) {
+func (c *conn) finish(parked bool) (idle bool) {
 	c.flush()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,6 +150,9 @@ func (c *conn) finish() (idle bool) {
 		c.waitLocked()
 	}
 	idle = c.inflight == 0
+	if parked && idle && !c.dead {
+		c.keepLocked()
+	}
 	c.killLocked()
 	if c.limit != nil {
 		c.limit.Stop()
@@ -287,6 +300,9 @@ func (c *conn) complete(r *Request, err error) {
 	if r.Op != OpRead && r.buf != nil {
 		r.buf.Release()
 		r.buf = nil
+	}
+	if c.resumable && err != nil && errnoOf(err, false) == ESHUTDOWN {
+		c.killLocked() // no answer: the peer asks the next server
 	}
 	c.queueLocked(r, err)
 	if c.dead && !c.writing {

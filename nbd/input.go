@@ -1,7 +1,9 @@
 package nbd
 
 import (
+	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +31,10 @@ type input struct {
 	// would cost two changes of a timer for every large request.
 	begun atomic.Int64
 	epoch time.Time
+
+	// parked says that nothing beyond the request under way is to be read; set before the stream's reads are stopped.
+	parked  atomic.Bool
+	resumed bool // a stop in the middle of a request was passed over
 }
 
 func newInput(s *stream) *input {
@@ -74,8 +80,8 @@ func (in *input) fill(n int) error {
 		if in.w > 0 && in.begun.Load() == 0 {
 			in.begin()
 		}
-		end := min(len(in.buf), max(n, in.ahead))
-		got, err := in.s.readv(in.buf[in.w:end], nil)
+		end := min(len(in.buf), max(n, in.glance()))
+		got, err := in.read(in.buf[in.w:end], nil, in.w > 0)
 		if err != nil {
 			return in.cut(err, in.w > 0)
 		}
@@ -100,7 +106,7 @@ func (in *input) payload(dst []byte) error {
 	in.begin()
 	defer in.end()
 	for n < len(dst) {
-		got, err := in.s.readv(dst[n:], in.buf[:in.ahead])
+		got, err := in.read(dst[n:], in.buf[:in.glance()], true)
 		if err != nil {
 			return in.cut(err, true)
 		}
@@ -123,12 +129,40 @@ func (in *input) discard(n int64) error {
 			return nil
 		}
 		in.r, in.w = 0, 0
-		got, err := in.s.readv(in.buf, nil)
+		got, err := in.read(in.buf[:min(n, int64(len(in.buf)))], nil, true)
 		if err != nil {
 			return in.cut(err, true)
 		}
 		in.w = got
 	}
+}
+
+// empty reports whether everything that was read has been consumed.
+func (in *input) empty() bool { return in.r == in.w }
+
+// glance is how much may be read beyond what is needed.
+func (in *input) glance() int {
+	if in.parked.Load() {
+		return 0
+	}
+	return in.ahead
+}
+
+// read reads from the stream. Where reads were stopped because the connection is parked, the rest of a request that has
+// begun is read all the same, once: the peer is sending it.
+func (in *input) read(first, second []byte, inside bool) (int, error) {
+	got, err := in.s.readv(first, second)
+	if !inside || in.resumed || !in.parked.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return got, err
+	}
+	in.resumed = true
+	if err := in.s.nc.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
+	if len(second) > 0 {
+		second = second[:0]
+	}
+	return in.s.readv(first, second)
 }
 
 // cut tells an end between requests from one in the middle of a request.

@@ -19,6 +19,7 @@ type Limits struct {
 	Handshake   time.Duration // for a whole handshake; default 10 s
 	Stall       time.Duration // for the rest of a request once it has begun, and for a client that takes no replies; default 60 s
 	Drain       time.Duration // for requests in flight at shutdown; default 30 s
+	Park        time.Duration // for requests in flight of a resumable connection at shutdown; default 3 s
 }
 
 // withDefaults fills in zero fields and checks the rest.
@@ -49,6 +50,7 @@ func (l Limits) withDefaults() (Limits, error) {
 	orTime(&l.Handshake, 10*time.Second)
 	orTime(&l.Stall, 60*time.Second)
 	orTime(&l.Drain, 30*time.Second)
+	orTime(&l.Park, 3*time.Second)
 
 	one := classSize(int(min(l.Payload, proto.DefaultMaxLength)))
 	switch {
@@ -60,8 +62,8 @@ func (l Limits) withDefaults() (Limits, error) {
 	case l.ConnBytes < one || l.MemoryBytes < one:
 		return l, fmt.Errorf("check NBD limits: memory of %d bytes a connection and %d in all must hold one payload of %d bytes",
 			l.ConnBytes, l.MemoryBytes, one)
-	case l.Handshake < 0 || l.Stall < 0 || l.Drain < 0:
-		return l, fmt.Errorf("check NBD limits: times %v, %v and %v must not be negative", l.Handshake, l.Stall, l.Drain)
+	case l.Handshake < 0 || l.Stall < 0 || l.Drain < 0 || l.Park < 0:
+		return l, fmt.Errorf("check NBD limits: times %v, %v, %v and %v must not be negative", l.Handshake, l.Stall, l.Drain, l.Park)
 	}
 	return l, nil
 }

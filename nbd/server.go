@@ -130,7 +130,7 @@ func waitFor(ctx context.Context, d time.Duration) {
 // returns nil when the client has disconnected in the proper way, or the
 // connection was drained because ctx ended or the export was removed.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
-	return s.serve(ctx, nc, func(c *conn) (*exportEntry, error) {
+	return s.serve(ctx, newConn(s, nc), func(c *conn) (*exportEntry, error) {
 		h, err := c.negotiate(s.limits.Handshake)
 		if err != nil {
 			return nil, err
@@ -147,7 +147,12 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 // kernel's own client uses it, and closes it. info must be what the client has
 // been told; Info.TransmissionFlags are the flags for it.
 func (s *Server) ServeTransmission(ctx context.Context, nc net.Conn, e Export) error {
-	return s.serve(ctx, nc, func(c *conn) (*exportEntry, error) {
+	return s.serve(ctx, newConn(s, nc), s.withoutHandshake(e))
+}
+
+// withoutHandshake prepares a connection whose client has been told what the export is.
+func (s *Server) withoutHandshake(e Export) func(c *conn) (*exportEntry, error) {
+	return func(c *conn) (*exportEntry, error) {
 		info, err := e.Info().normalize(s.limits.Payload)
 		if err != nil {
 			return nil, fmt.Errorf("serve transmission: %w", err)
@@ -155,22 +160,21 @@ func (s *Server) ServeTransmission(ctx context.Context, nc net.Conn, e Export) e
 		c.use(e, info)
 		c.flags = info.TransmissionFlags()
 		return nil, nil
-	})
+	}
 }
 
 // use fixes the export of the connection.
 func (c *conn) use(e Export, info Info) { c.export, c.info = e, info }
 
 // serve runs a connection: prepare gets it to the transmission phase.
-func (s *Server) serve(ctx context.Context, nc net.Conn, prepare func(*conn) (*exportEntry, error)) error {
-	c := newConn(s, nc)
+func (s *Server) serve(ctx context.Context, c *conn, prepare func(*conn) (*exportEntry, error)) error {
 	defer c.abandon() // closes it on every path; a second time does nothing
 	if !s.enter() {
 		c.log.Warn("nbd connection refused: too many", "limit", s.limits.Connections)
 		return fmt.Errorf("refuse NBD connection: the limit of %d is reached", s.limits.Connections)
 	}
 	defer s.leave()
-	stop := context.AfterFunc(ctx, func() { c.drain(s.limits.Drain) })
+	stop := context.AfterFunc(ctx, func() { c.stop(s.limits.Drain) })
 	defer stop()
 
 	entry, err := prepare(c)
@@ -183,7 +187,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, prepare func(*conn) (*e
 	if err == nil {
 		err = c.run()
 	}
-	if errors.Is(err, errDrained) || errors.Is(err, errAborted) || (err != nil && c.isDraining()) {
+	if errors.Is(err, errDrained) || errors.Is(err, errParked) || errors.Is(err, errAborted) || (err != nil && c.isDraining()) {
 		return nil
 	}
 	c.logEnd("serve", err)

@@ -27,6 +27,9 @@ const (
 // away, breaks the protocol, or the connection is drained.
 func (c *conn) readRequests(in *input) error {
 	for {
+		if in.parked.Load() && in.empty() {
+			return errParked
+		}
 		head, err := in.header()
 		if err != nil {
 			return c.readFailed(err)
@@ -58,9 +61,11 @@ const payloadShare = 4
 // readFailed turns an error of the stream into the reason for the end.
 func (c *conn) readFailed(err error) error {
 	c.mu.Lock()
-	draining := c.draining
+	draining, parking := c.draining, c.parking
 	c.mu.Unlock()
 	switch {
+	case parking && errors.Is(err, os.ErrDeadlineExceeded) && c.in.empty() && !c.in.resumed:
+		return errParked
 	case draining && errors.Is(err, os.ErrDeadlineExceeded):
 		return errDrained
 	case errors.Is(err, io.ErrUnexpectedEOF):

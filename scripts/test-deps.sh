@@ -13,6 +13,11 @@ wanted=(
 	qemu-img:qemu-utils
 	qemu-io:qemu-utils
 	mkfs.ext4:e2fsprogs
+	mkfs.xfs:xfsprogs
+	mkfs.btrfs:btrfs-progs
+	busybox:busybox-static
+	python3:python3
+	linux.uml:user-mode-linux
 	losetup:util-linux
 	ip:iproute2
 	tc:iproute2

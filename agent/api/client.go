@@ -159,6 +159,15 @@ func (c *Client) Plan(ctx context.Context, group string) (*Plan, error) {
 // GroupPath returns the path of a group's resource.
 func GroupPath(group string) string { return "/v1/groups/" + url.PathEscape(group) }
 
+// DevicePath returns the path of the block device of a volume, on the agent's own host.
+func DevicePath(group, volume string, force bool) string {
+	path := "/v1/agent/devices/" + url.PathEscape(group) + "/" + url.PathEscape(volume)
+	if force {
+		path += "?force=1"
+	}
+	return path
+}
+
 // VolumePath returns the path of a volume's resource.
 func VolumePath(group, volume string) string {
 	return GroupPath(group) + "/volumes/" + url.PathEscape(volume)

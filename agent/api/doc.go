@@ -8,6 +8,8 @@
 //	GET    /v1/status                         Status
 //	GET    /v1/events?after=N&wait=SECONDS    EventPage
 //	GET    /v1/agent                          Local: what only this agent knows
+//	POST   /v1/agent/devices                  AttachRequest → BlockDevice, on the host's socket only
+//	DELETE /v1/agent/devices/{group}/{volume}?force=1
 //	GET    /v1/agents/{agent}                 Local of another agent
 //	GET    /v1/agents/{agent}/device?path=P   Device: the size of a file or block device there
 //	PATCH  /v1/agents/{agent}                 AgentChange

@@ -121,6 +121,8 @@ type Local struct {
 	NBD     []string `json:"nbd"`    // addresses that serve Exports, as NBD URIs without an export's name
 	Exports []Export `json:"exports"`
 
+	Devices []BlockDevice `json:"devices"` // exports that have a block device on its host
+
 	Certificate Validity `json:"certificate"` // of its present certificate
 }
 
@@ -128,6 +130,28 @@ type Local struct {
 type Export struct {
 	Name string   `json:"name"`
 	URIs []string `json:"uris"`
+}
+
+// AttachRequest asks for a block device of an export, on the host of the agent that is asked. Index is null where the kernel
+// may choose; time-outs are 0 for the defaults.
+type AttachRequest struct {
+	Volume             string `json:"volume"` // GROUP/VOLUME
+	Index              *int   `json:"index,omitempty"`
+	TimeoutSeconds     int64  `json:"timeout_seconds,omitempty"`
+	DeadTimeoutSeconds int64  `json:"dead_timeout_seconds,omitempty"`
+}
+
+// BlockDevice is an export that is attached as a block device.
+type BlockDevice struct {
+	Volume string `json:"volume"`
+	Device string `json:"device"` // path, empty while there is none
+	Link   string `json:"link"`   // stable name
+	Served bool   `json:"served"` // its I/O is answered; otherwise it waits
+	Error  string `json:"error"`  // why it is not
+	// Lacks names features of the export that this kernel does not use.
+	Lacks              []string `json:"lacks,omitempty"`
+	TimeoutSeconds     int64    `json:"timeout_seconds"`
+	DeadTimeoutSeconds int64    `json:"dead_timeout_seconds"`
 }
 
 // Device is a file or block device on an agent's host.

@@ -160,6 +160,8 @@ type Volume struct {
 	CopySecondsLeft *float64 `json:"copy_seconds_left"`
 	// Removed is not null once its primary was taken out of the group: it is neither replicated nor served.
 	Removed *Removed `json:"removed"`
+	// Device is its block device on the host of the command that shows the status; the agents leave it out.
+	Device *BlockDevice `json:"device,omitempty"`
 }
 
 // Removed is where the target of a removed volume stands.

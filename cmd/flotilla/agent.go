@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 
 	"flotilla/agent"
+	"flotilla/agent/device"
 
 	"github.com/spf13/cobra"
 )
@@ -39,7 +40,7 @@ func agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options := agent.Options{Logger: log, Version: version()}
+			options := agent.Options{Logger: log, Version: version(), Sockets: device.OpenStore(os.Getenv)}
 			systemd.attach(&options)
 			a, err := agent.New(cfg, options)
 			if err != nil {

@@ -24,7 +24,7 @@ func (l listing) command() *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-				s, err := client.Status(ctx)
+				s, err := statusHere(ctx, client)
 				if err != nil {
 					return err
 				}

@@ -33,7 +33,7 @@ func statusCommand() *cobra.Command {
 			}
 			if !watch {
 				return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-					s, err := client.Status(ctx)
+					s, err := statusHere(ctx, client)
 					if err != nil {
 						return err
 					}
@@ -61,7 +61,7 @@ func watchStatus(ctx context.Context, w io.Writer, conn *connection, every time.
 	for {
 		var page bytes.Buffer
 		err := conn.with(ctx, func(ctx context.Context, client *api.Client) error {
-			s, err := client.Status(ctx)
+			s, err := statusHere(ctx, client)
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"flotilla/agent/api"
@@ -35,11 +36,19 @@ func volumeRows(s *api.Status) any {
 
 func printVolumes(w io.Writer, groups []api.Group) error {
 	rows := [][]string{{"VOLUME", "SIZE", "SOURCE", "TARGET", "COPY"}}
+	attached := slices.ContainsFunc(groups, func(g api.Group) bool {
+		return slices.ContainsFunc(g.Volumes, func(v api.Volume) bool { return v.Device != nil })
+	})
+	if attached {
+		rows[0] = append(rows[0], "DEVICE")
+	}
 	for i := range groups {
 		for _, v := range groups[i].Volumes {
-			rows = append(rows, []string{
-				groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v),
-			})
+			row := []string{groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v)}
+			if attached {
+				row = append(row, deviceText(v.Device))
+			}
+			rows = append(rows, row)
 		}
 	}
 	return table(w, rows)

@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"nbd":                   {"nbd/internal/proto"},
 	"nbd/internal/proto":    {},
 	"nbd/nbdclient":         {"nbd", "nbd/internal/proto"},
+	"nbd/kernel":            {},
 	"wire":                  {},
 	"wire/identity":         {"wire"},
 
@@ -41,6 +42,7 @@ var allowed = map[string][]string{
 	"agent/journal":     {"agent/vfs", "wire"},
 	"agent/export":      {"blockdev", "nbd"},
 	"agent/apply":       {"wire"},
+	"agent/device":      {"nbd/…"},
 
 	// The shells know the core and the loop, and none of them another.
 	"agent/control":   {"agent/core/…", "wire"},
@@ -54,15 +56,18 @@ var allowed = map[string][]string{
 
 	// The daemon and its command line.
 	"agent/api":         {},
-	"agent":             {"agent/…", "blockdev", "nbd", "wire/…"},
+	"agent":             {"agent/…", "blockdev", "nbd/…", "wire/…"},
 	"internal/fleet":    {"agent/api", "nbd/nbdclient"},
 	"internal/workload": {"nbd/nbdclient"},
 	"internal/demo":     {"agent/api", "blockdev", "internal/fleet", "internal/workload", "nbd/nbdclient"},
-	"cmd/flotilla":      {"agent", "agent/api", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
+	"cmd/flotilla":      {"agent", "agent/api", "agent/device", "agent/vfs", "blockdev", "internal/demo", "nbd/…"},
 	"internal/nettest":  {"agent/api", "internal/fleet", "internal/workload"},
 	"internal/deptest":  {},
-	"scripts/bench":     {"agent/api"},
-	"scripts/measure":   {"agent/api", "internal/fleet", "nbd/nbdclient"},
+
+	"internal/vmtest":       {},
+	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel"},
+	"scripts/bench":         {"agent/api"},
+	"scripts/measure":       {"agent/api", "internal/fleet", "nbd/nbdclient"},
 }
 
 // testOnly are packages that only tests, and each other, may import.
