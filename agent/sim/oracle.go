@@ -34,9 +34,10 @@ type groupOracle struct {
 	id       wire.GroupID
 	sizes    map[wire.VolumeID]int // in blocks, of its volumes
 	asked    bool                  // a promote was asked for
-	promoted image                 // the targets when the promote was whole
-	removed  image                 // what the targets of removed volumes are to hold; nil for one of no use
-	before   *cluster.Group        // as it was at the state before
+	degraded bool
+	promoted image          // the targets when the promote was whole
+	removed  image          // what the targets of removed volumes are to hold; nil for one of no use
+	before   *cluster.Group // as it was at the state before
 	giveUps  wire.Set
 	// point is the newest one on the targets, with what wrote it: after a giving up the state may know that no more.
 	point struct {
@@ -60,6 +61,7 @@ type truth struct {
 	// history of each block, for P3: values in the order of their writes, and how many of them were acknowledged.
 	history map[int][]uint64
 	acked   map[int]int
+	early   map[int]int // so many were when their group was degraded
 }
 
 // incTruth is what one incarnation numbered.
@@ -101,7 +103,7 @@ func (o *oracle) value() uint64 {
 func (o *oracle) begin() {
 	for _, h := range o.w.hosts {
 		for id, d := range h.sources {
-			o.vols[id] = &truth{now: slices.Clone(d.now), history: map[int][]uint64{}, acked: map[int]int{}}
+			o.vols[id] = &truth{now: slices.Clone(d.now), history: map[int][]uint64{}, acked: map[int]int{}, early: map[int]int{}}
 		}
 	}
 }
@@ -185,14 +187,19 @@ func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
 	}
 }
 
-// acked notes what a client was told.
+// acked notes what a client was told. While the group is recorded as degraded P3 does not hold for it.
 func (o *oracle) acked(vol wire.VolumeID, first int, values []uint64) {
 	t := o.vols[vol]
+	acked := t.acked
+	if g, _ := o.w.newest().Volume(vol); g.Unpromised() {
+		acked = t.early
+		o.w.stats.Early++
+	}
 	for i, v := range values {
 		hist := t.history[first+i]
 		for k := len(hist) - 1; k >= 0; k-- {
 			if hist[k] == v {
-				t.acked[first+i] = max(t.acked[first+i], k+1)
+				acked[first+i] = max(acked[first+i], k+1)
 				break
 			}
 		}
@@ -264,8 +271,28 @@ func (o *groupOracle) follow(st *cluster.State) {
 			o.w.excuse()
 		}
 	}
+	switch {
+	case g.Unpromised() && !o.degraded:
+		o.degraded = true
+		o.w.stats.Degraded++
+	case !g.Unpromised() && o.degraded:
+		o.degraded = false
+		o.w.stats.Again++
+		o.promised()
+	}
 	if g.Phase == cluster.Promoted && o.promoted == nil {
 		o.promotedNow(st)
+	}
+}
+
+// promised has P3 hold again: also for what was acknowledged while the group was degraded.
+func (o *groupOracle) promised() {
+	for id := range o.sizes {
+		t := o.vols[id]
+		for b, k := range t.early {
+			t.acked[b] = max(t.acked[b], k)
+		}
+		clear(t.early)
 	}
 }
 
