@@ -3,10 +3,8 @@ package primary_test
 import (
 	"bytes"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/primary"
 )
@@ -137,39 +135,6 @@ func TestDegradedByOperator(t *testing.T) {
 		}
 		w.eventually("the group is synchronous again", func() bool { return w.phase() == 0 })
 		w.settled()
-		w.shut()
-	})
-}
-
-// TestNothingIsAnsweredByAnOldLook has writes find their place just when the end of a degradation is recorded: whoever has
-// looked before must not answer them. The journal stands still, so an answer after the end would be a broken promise.
-func TestNothingIsAnsweredByAnOldLook(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := degradable(t, small)
-		w.setFault(func() { w.linkDown = true })
-		w.write(1, 65536, bytes.Repeat([]byte{3}, 4096))
-		v, _ := w.view()
-		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, OnDegraded: new(cluster.BlockDegraded)}})
-		w.eventually("it is ending", func() bool { return w.phase() == cluster.DegradeEnding })
-		now, _ := w.view()
-		if !v.Early || now.Early || now.Index <= v.Index {
-			t.Errorf("degraded %+v, then ending %+v", v, now)
-		}
-		answered := make(chan error, 8)
-		for i := range 8 {
-			w.begin(writeOf(int64(i)*4096, make([]byte, 4096)), 1, func(err error) { answered <- err })
-		}
-		synctest.Wait()
-		if len(answered) != 0 {
-			t.Errorf("%d writes were answered", len(answered))
-		}
-		w.setFault(func() { w.linkDown = false })
-		for range 8 {
-			if err := <-answered; err != nil {
-				t.Error(err)
-			}
-		}
-		w.host.loop.View(func(*core.Node) {})
 		w.shut()
 	})
 }

@@ -281,7 +281,7 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 	w.stats.MaxHold = max(w.stats.MaxHold, w.now-started)
 	h.do(func(*core.Node) {})
 	if view.Mode != cluster.Sync || view.Early {
-		w.oracle.acked(v.id, first, values)
+		w.oracle.acked(v.id, first, values, placed{inc, seq, view.Mode == cluster.Async})
 		done(nil)
 		return
 	}
@@ -291,8 +291,9 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 			return
 		}
 		vw, _ := h.node.View(g)
-		if vw.Early || vw.Whole && vw.Open != 0 && ((vw.Inc == inc && vw.HeldUpTo >= seq) || vw.Inc > inc) {
-			w.oracle.acked(v.id, first, values)
+		held := vw.Whole && vw.Open != 0 && ((vw.Inc == inc && vw.HeldUpTo >= seq) || vw.Inc > inc)
+		if held || vw.Early {
+			w.oracle.acked(v.id, first, values, placed{inc, seq, held})
 			done(nil)
 			return
 		}

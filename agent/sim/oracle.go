@@ -32,12 +32,13 @@ type oracle struct {
 type groupOracle struct {
 	*oracle
 	id       wire.GroupID
-	sizes    map[wire.VolumeID]int // in blocks, of its volumes
-	asked    bool                  // a promote was asked for
-	degraded bool
-	promoted image          // the targets when the promote was whole
-	removed  image          // what the targets of removed volumes are to hold; nil for one of no use
-	before   *cluster.Group // as it was at the state before
+	sizes    map[wire.VolumeID]int         // in blocks, of its volumes
+	asked    bool                          // a promote was asked for
+	degraded bool                          // P3 is suspended, as recorded
+	early    map[wire.Incarnation]wire.Seq // what was acknowledged meanwhile
+	promoted image                         // the targets when the promote was whole
+	removed  image                         // what the targets of removed volumes are to hold; nil for one of no use
+	before   *cluster.Group                // as it was at the state before
 	giveUps  wire.Set
 	// point is the newest one on the targets, with what wrote it: after a giving up the state may know that no more.
 	point struct {
@@ -84,7 +85,7 @@ func newOracle(w *World, st *cluster.State) *oracle {
 		seen:  seen{index: st.Index, view: st.View},
 	}
 	for _, id := range cluster.SortedKeys(st.Groups) {
-		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}}
+		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}, early: map[wire.Incarnation]wire.Seq{}}
 		for v, vol := range st.Groups[id].Volumes {
 			g.sizes[v] = int(vol.Size / blockSize)
 		}
@@ -187,13 +188,25 @@ func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
 	}
 }
 
+// placed is the last seq of a write that is acknowledged, and whether the primary knows it to be held, if it has to.
+type placed struct {
+	inc  wire.Incarnation
+	seq  wire.Seq
+	held bool
+}
+
 // acked notes what a client was told. While the group is recorded as degraded P3 does not hold for it.
-func (o *oracle) acked(vol wire.VolumeID, first int, values []uint64) {
+func (o *oracle) acked(vol wire.VolumeID, first int, values []uint64, at placed) {
 	t := o.vols[vol]
 	acked := t.acked
-	if g, _ := o.w.newest().Volume(vol); g.Unpromised() {
+	switch g, _ := o.w.newest().Volume(vol); {
+	case g.Unpromised():
 		acked = t.early
 		o.w.stats.Early++
+		early := o.group(g.ID).early
+		early[at.inc] = max(early[at.inc], at.seq)
+	case !at.held:
+		o.w.fail("P3: seq %d of incarnation %d is acknowledged, and neither held nor is it recorded that group %d is degraded", at.seq, at.inc, g.ID)
 	}
 	for i, v := range values {
 		hist := t.history[first+i]
@@ -287,6 +300,15 @@ func (o *groupOracle) follow(st *cluster.State) {
 
 // promised has P3 hold again: also for what was acknowledged while the group was degraded.
 func (o *groupOracle) promised() {
+	for _, h := range o.w.hosts {
+		if h.node == nil {
+			continue
+		}
+		if v, ok := h.node.View(o.id); ok && v.HeldUpTo < o.early[v.Inc] {
+			o.w.fail("P3: group %d is synchronous again, and of incarnation %d seq %d was acknowledged and %d is held", o.id, v.Inc, o.early[v.Inc], v.HeldUpTo)
+		}
+	}
+	clear(o.early)
 	for id := range o.sizes {
 		t := o.vols[id]
 		for b, k := range t.early {
