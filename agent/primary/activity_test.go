@@ -105,10 +105,18 @@ func prepare(t *testing.T, fsys vfs.FS) *activity {
 	return a
 }
 
+// Rounds is n, or an eighth of it with -short: as under the race detector, where a round takes ten times as long.
+func Rounds(n uint64) uint64 {
+	if testing.Short() {
+		return max(1, n/8)
+	}
+	return n
+}
+
 // TestCrashAtEveryWrite cuts the power at the k-th operation of the file, for every k.
 func TestCrashAtEveryWrite(t *testing.T) {
 	const steps = 40
-	for seed := range uint64(25) {
+	for seed := range Rounds(25) {
 		for k := 1; ; k++ {
 			fsys := crashfs.New(seed)
 			a := prepare(t, fsys)
@@ -133,7 +141,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 
 // TestFailedFlush lets flushes and writes fail: the failed one is not tried again on the same file.
 func TestFailedFlush(t *testing.T) {
-	for seed := range uint64(80) {
+	for seed := range Rounds(80) {
 		fsys := crashfs.New(seed)
 		a := prepare(t, fsys)
 		rng := rand.New(rand.NewPCG(seed, 2))
