@@ -37,7 +37,7 @@ var mutants = []struct {
 	{"fold-across-sets", 60, "an update is folded into one of the next set"},
 	{"fold-sent", 150, "an update that was sent is folded"},
 	{"degrade-unrecorded", 60, "a sync group acknowledges what is not held before it is recorded that it is degraded"},
-	{"synchronous-unheld", 150, "a degraded group is synchronous again before all that it acknowledged is held"},
+	{"synchronous-unheld", 60, "a degraded group is synchronous again before all that it acknowledged is held"},
 	{"degrade-unstopped", 300, "a group degrades though a primary may still number in an incarnation that was ended for it"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }

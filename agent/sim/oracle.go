@@ -199,13 +199,13 @@ type placed struct {
 func (o *oracle) acked(vol wire.VolumeID, first int, values []uint64, at placed) {
 	t := o.vols[vol]
 	acked := t.acked
-	switch g, _ := o.w.newest().Volume(vol); {
+	switch g, v := o.w.newest().Volume(vol); {
 	case g.Unpromised():
 		acked = t.early
 		o.w.stats.Early++
 		early := o.group(g.ID).early
 		early[at.inc] = max(early[at.inc], at.seq)
-	case !at.held:
+	case g.Mode == cluster.Sync && v.Removed == nil && !at.held:
 		o.w.fail("P3: seq %d of incarnation %d is acknowledged, and neither held nor is it recorded that group %d is degraded", at.seq, at.inc, g.ID)
 	}
 	for i, v := range values {
