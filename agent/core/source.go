@@ -295,6 +295,8 @@ func (s *source) stateChanged() {
 			return o.Primary == inc.Primary && o != inc && (!o.Sealed || o.Last > g.Committed)
 		})
 		n.event(s.group, "incarnation.attached", "incarnation", inc.ID)
+	} else if slices.ContainsFunc(g.Incs, func(o *cluster.Incarnation) bool { return o.Ended && o.Primary == n.cfg.ID && o.Nonce == s.nonce }) {
+		s.nonce, s.attachAt = n.nonce(), 0 // it was ended before it was seen here: another is to be asked for
 	}
 	if s.inc == 0 {
 		return
