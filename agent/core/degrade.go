@@ -173,9 +173,6 @@ func (c *captain) late(g *cluster.Group) bool {
 // stopped reports whether no primary numbers anything more in the incarnations that were ended when the group was asked to
 // degrade.
 func (c *captain) stopped(g *cluster.Group) bool {
-	if c.n.mutant("degrade-unstopped") {
-		return true
-	}
 	for _, p := range g.Primaries() {
 		if h := c.heard[p]; h != nil && h.st.Applied >= g.Degraded.At>>8 {
 			continue

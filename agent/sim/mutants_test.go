@@ -38,7 +38,6 @@ var mutants = []struct {
 	{"fold-sent", 150, "an update that was sent is folded"},
 	{"degrade-unrecorded", 60, "a sync group acknowledges what is not held before it is recorded that it is degraded"},
 	{"synchronous-unheld", 60, "a degraded group is synchronous again before all that it acknowledged is held"},
-	{"degrade-unstopped", 300, "a group degrades though a primary may still number in an incarnation that was ended for it"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 
