@@ -142,12 +142,26 @@ func modeOf(text string) (cluster.Mode, error) {
 	return 0, &api.Error{Code: api.Invalid, Text: fmt.Sprintf("mode %q is neither async nor sync", text)}
 }
 
+func onDegradedOf(text string) (cluster.OnDegraded, error) {
+	if text == "" {
+		return cluster.BlockDegraded, nil
+	}
+	if o, ok := cluster.ParseOnDegraded(text); ok {
+		return o, nil
+	}
+	return 0, &api.Error{Code: api.Invalid, Text: fmt.Sprintf("on_degraded %q is neither block nor async", text)}
+}
+
 func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	var q api.GroupRequest
 	if err := readJSON(r, &q); err != nil {
 		return err
 	}
 	mode, err := modeOf(q.Mode)
+	if err != nil {
+		return err
+	}
+	onDegraded, err := onDegradedOf(q.OnDegraded)
 	if err != nil {
 		return err
 	}
@@ -160,6 +174,7 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
 			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: api.Rate(q.ResyncRate), Bandwidth: api.Rate(q.Bandwidth),
+			Contract: cluster.Contract{OnDegraded: onDegraded, DegradeAfterMS: q.DegradeAfterMS},
 		}}, nil
 	})
 }
@@ -170,6 +185,10 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	mode, err := modeOf(q.Mode)
+	if err != nil {
+		return err
+	}
+	onDegraded, err := onDegradedOf(q.OnDegraded)
 	if err != nil {
 		return err
 	}
@@ -190,9 +209,16 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		return cluster.Command{SetGroup: &cluster.SetGroup{
+		set := &cluster.SetGroup{
 			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule), ResyncRate: q.ResyncRate, Bandwidth: q.Bandwidth,
-		}}, nil
+		}
+		if q.OnDegraded != "" {
+			set.OnDegraded = &onDegraded
+		}
+		if q.DegradeAfterMS != 0 {
+			set.DegradeAfterMS = &q.DegradeAfterMS
+		}
+		return cluster.Command{SetGroup: set}, nil
 	})
 }
 

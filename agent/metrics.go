@@ -35,7 +35,7 @@ type collector struct {
 	peerSent, peerReceived, peerConnected    *prometheus.Desc
 	nbdConnections, nbdAnswered, nbdBuffered *prometheus.Desc
 	copyRead, copyHoles, copyRate            *prometheus.Desc
-	certificate                              *prometheus.Desc
+	certificate, degraded                    *prometheus.Desc
 }
 
 func newCollector(status func() (*api.Status, bool), events *eventLog, holds *holdLog, peers func() peers.Stats, nbd func() nbd.Stats, expiry func() time.Time, source func() primary.Status) *collector {
@@ -50,6 +50,7 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, holds *ho
 		eventCount: d("events_total", "Events since the agent's start.", "event"),
 		set:        d("group_set", "Sets of a group by how far they are.", "group", "stage"),
 		rpo:        d("group_rpo_seconds", "Age of the newest recovery point.", "group"),
+		degraded:   d("group_degraded", "1 while a sync group is degraded: what it acknowledges, or has acknowledged, may not be held.", "group"),
 		queued:     d("source_queued_bytes", "What a primary holds that is not yet held by components; on the captain.", "group", "agent"),
 		copyLeft:   d("source_copy_left_bytes", "What a primary still has to copy; on the captain.", "group", "agent"),
 		written:    d("source_written_bytes_total", "Data of updates that a primary numbered, copies included, since its start; on the captain.", "group", "agent"),
@@ -95,7 +96,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.written, c.folded, c.compressed, c.sent, c.hold,
 		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.peerConnected, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
-		c.copyRead, c.copyHoles, c.copyRate, c.certificate,
+		c.copyRead, c.copyHoles, c.copyRate, c.certificate, c.degraded,
 	} {
 		ch <- d
 	}
@@ -139,6 +140,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.set, float64(g.Committed), g.Name, "committed")
 		gauge(c.set, float64(g.Applying), g.Name, "applying")
 		gauge(c.set, float64(g.Applied), g.Name, "applied")
+		gauge(c.degraded, map[bool]float64{true: 1}[g.Promote == nil && g.Degraded != nil && g.Degraded.Phase != "asked"], g.Name)
 		if g.RPOSeconds != nil {
 			gauge(c.rpo, *g.RPOSeconds, g.Name)
 		}

@@ -14,7 +14,7 @@ func planOf(n *core.Node, g *cluster.Group) *api.Plan {
 	newest := newestPoint(g)
 	p := &api.Plan{
 		Group: g.Name, Phase: g.Phase.String(), Prefix: g.PrefixCounts(), Point: pointOf(newest),
-		LostKnown: true, Uncopied: []string{}, Torn: g.Torn, Doubted: g.Doubted(),
+		LostKnown: true, Uncopied: []string{}, Torn: g.Torn, Doubted: g.Doubted(), Degraded: degradedOf(g),
 	}
 	if g.Phase != cluster.Replicating {
 		p.LostKnown, p.LostUpdates, p.LostBytes = g.Outcome.Known, g.Outcome.Updates, g.Outcome.Bytes

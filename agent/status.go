@@ -121,6 +121,10 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
 	}
+	if g.Mode == cluster.Sync {
+		out.OnDegraded, out.DegradeAfterMS = g.OnDegraded.String(), g.DegradeAfter().Milliseconds()
+	}
+	out.Degraded = degradedOf(g)
 	if g.Applied < g.Committed || out.Point == nil || b.now-newestPoint(g).Label > int64(standsAfter) {
 		out.Waiting = b.waiting(g.ID)
 	}
@@ -228,8 +232,8 @@ func seconds(nanoseconds int64) float64 { return time.Duration(max(nanoseconds, 
 
 func promoteOf(g *cluster.Group) *api.Promote {
 	p := &api.Promote{
-		Doubted: g.Doubted(),
-		Asked:   time.Unix(0, g.PromoteLabel).UTC(), Incarnation: len(g.Incs), Chosen: g.FinalChosen, Final: uint64(g.Final),
+		Doubted: g.Doubted(), Degraded: degradedOf(g),
+		Asked: time.Unix(0, g.PromoteLabel).UTC(), Incarnation: len(g.Incs), Chosen: g.FinalChosen, Final: uint64(g.Final),
 		Point: pointOf(g.Point), LostKnown: g.Outcome.Known, LostUpdates: g.Outcome.Updates, LostBytes: g.Outcome.Bytes,
 	}
 	for _, inc := range g.Incs {
@@ -241,6 +245,14 @@ func promoteOf(g *cluster.Group) *api.Promote {
 		p.LostSeconds = seconds(g.PromoteLabel - g.Point.Label)
 	}
 	return p
+}
+
+// degradedOf returns how a sync group departs from acknowledging only what is held, nil when it does not.
+func degradedOf(g *cluster.Group) *api.Degraded {
+	if g.Degraded == nil {
+		return nil
+	}
+	return &api.Degraded{Phase: g.Degraded.Phase.String(), Since: time.Unix(0, g.Degraded.Since).UTC()}
 }
 
 func (b *statusBuilder) alarms() {
@@ -300,6 +312,7 @@ func (b *statusBuilder) alarms() {
 		}
 		b.primaryAlarms(g, raise)
 		b.resyncAlarms(g, raise)
+		degradedAlarm(g, raise)
 		checkAlarm(g, raise)
 		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
 		if g.Promote == nil && g.Waiting != "" && lag {
@@ -339,6 +352,25 @@ func (b *statusBuilder) cutLinks(raise func(api.Alarm)) {
 			})
 		}
 	}
+}
+
+// degradedAlarm names a sync group that acknowledges, or has acknowledged, what is not held.
+func degradedAlarm(g *api.Group, raise func(api.Alarm)) {
+	if g.Degraded == nil || g.Promote != nil {
+		return
+	}
+	text := "its writes can not be held, and wait until every primary knows that it degrades"
+	switch g.Degraded.Phase {
+	case "degraded":
+		text = "it is sync and acknowledges writes that are not held: a promote may not find those"
+	case "ending":
+		text = "it is becoming synchronous again: writes wait until all that was acknowledged is held"
+	}
+	raise(api.Alarm{
+		Name: "sync-degraded", Group: g.Name,
+		Text:   fmt.Sprintf("since %s: %s", g.Degraded.Since.Format(time.RFC3339), text),
+		Remedy: "mend what keeps its writes from being held (other alarms name it); it is synchronous again by itself",
+	})
 }
 
 // resyncAlarms names the resyncs that wait for room, and the targets that are overwritten in place.

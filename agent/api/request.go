@@ -15,6 +15,10 @@ type GroupRequest struct {
 	ResyncRate *int64 `json:"resync_rate_bytes_per_second,omitempty"`
 	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
 	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
+	// OnDegraded is what a sync group does whose writes can not be held: "block", or "async", to go on without that promise once
+	// a write has waited for DegradeAfterMS. Empty and 0 leave what is.
+	OnDegraded     string `json:"on_degraded,omitempty"`
+	DegradeAfterMS int64  `json:"degrade_after_ms,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`

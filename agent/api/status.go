@@ -102,12 +102,22 @@ type Group struct {
 	Waiting    string   `json:"waiting"`        // what the oldest set that is not applied waits for; empty when it is its turn
 	Torn       bool     `json:"torn"`           // a set was lost while it was being applied
 
+	OnDegraded     string    `json:"on_degraded"`      // "block" or "async", of a sync group; empty for others
+	DegradeAfterMS int64     `json:"degrade_after_ms"` // how long a write waits before the group degrades
+	Degraded       *Degraded `json:"degraded"`         // null while a sync group acknowledges only what is held
+
 	Primaries []Source `json:"primaries"`
 	Volumes   []Volume `json:"volumes"`
 	Promote   *Promote `json:"promote"` // null while the group replicates
 
 	Check         *Check        `json:"check"` // the newest one, also when it is over; null before the first
 	CheckSchedule CheckSchedule `json:"check_schedule"`
+}
+
+// Degraded says that a sync group goes on, or wants to, though its writes can not be held.
+type Degraded struct {
+	Phase string    `json:"phase"` // "asked" (writes wait), "degraded" (they are acknowledged), "ending" (they wait again)
+	Since time.Time `json:"since"` // acknowledged writes may be missing from a promote that were written since then
 }
 
 // Point is a recovery point.
@@ -183,6 +193,7 @@ type Promote struct {
 	LostUpdates int64     `json:"lost_updates"`
 	LostBytes   int64     `json:"lost_bytes"`
 	Doubted     bool      `json:"doubted"`      // acknowledged writes of a sync group may be missing
+	Degraded    *Degraded `json:"degraded"`     // it was degraded when it was promoted: so may those acknowledged since
 	LostSeconds float64   `json:"lost_seconds"` // from the point to the moment at which promote was asked for
 }
 
@@ -232,4 +243,6 @@ type Plan struct {
 	Torn     bool     `json:"torn"`
 	// Doubted says that writes which were acknowledged in a sync group may be missing; promote then wants force.
 	Doubted bool `json:"doubted"`
+	// Degraded is not null while a sync group is degraded: what was acknowledged since may be missing; promote then wants force.
+	Degraded *Degraded `json:"degraded"`
 }

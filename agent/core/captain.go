@@ -63,6 +63,7 @@ type groupWatch struct {
 	proposed map[string]time.Duration     // not to repeat a proposal while it may be under way
 	lacking  map[wire.Incarnation]lacking // the ended incarnations whose seal waits for second copies
 	markAt   time.Duration
+	calm     time.Duration // since when the writes of a degraded group are held in time, 0 while they are not
 }
 
 // setDone is what the owner of a mark said.
@@ -327,6 +328,7 @@ func (c *captain) tick() {
 			c.giveUp(g, w)
 			c.abandon(g)
 			c.scheduleCheck(g, w)
+			c.degrade(g, w)
 		case cluster.Promoting:
 			c.seal(g, w)
 			c.advance(g, w)

@@ -162,4 +162,8 @@ type GroupView struct {
 	Queued   int64
 	Folded   int64 // of the updates above HeldUpTo, those that were folded: there is nothing in memory for them
 	Whole    bool  // no resync is under way, so in sync mode I/O may be acknowledged
+	// Early says that a sync group is degraded: what was submitted by the time at which the state was at Index, and what
+	// could not be, may be acknowledged as in async.
+	Early bool
+	Index uint64
 }

@@ -71,6 +71,10 @@ type (
 		Check *CheckProgress `cbor:",omitempty"`
 		// Copies are the volumes of which something is to be copied, ascending.
 		Copies []CopyStatus `cbor:",omitempty"`
+		// Of a sync group: for how long a write has waited that can not be acknowledged as held; and the
+		// Degradation.At of the ending before which all that it acknowledged is covered.
+		Lag    time.Duration `cbor:",omitempty"`
+		Covers uint64        `cbor:",omitempty"`
 		Traffic
 	}
 	// CopyStatus is how far the copy of one volume is, in bytes and bytes a second.

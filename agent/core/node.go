@@ -15,6 +15,7 @@
 //	pipe.go       primary: how much is on its way, and what seems lost
 //	traffic.go    primary: how much may be sent, and how much was
 //	room.go       primary and captain: whether the journals have room for a resync
+//	degrade.go    primary and captain: sync groups whose writes can not be held
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
 //	check.go      what secondaries found when they compared, on its way to the primary

@@ -84,7 +84,7 @@ func (c *captain) rooms(m *Status) []GroupRoom {
 // frozen reports whether a chain of an async group could not end, for want of another primary that is not heard. In sync
 // groups every primary's prefix counts, so each goes on by itself.
 func (c *captain) frozen(g *cluster.Group) bool {
-	if g.Mode == cluster.Sync {
+	if g.Mode == cluster.Sync && !g.Unpromised() {
 		return false
 	}
 	for _, p := range g.Primaries() {
@@ -129,12 +129,8 @@ func (c *captain) full() bool {
 // chained reports whether the sets above Committed are a chain that can be given up: some primary is not whole, so they
 // cannot be committed yet, and nothing in them was acknowledged as held.
 func (c *captain) chained(g *cluster.Group) bool {
-	if g.Mode == cluster.Sync {
-		for _, inc := range g.Incs {
-			if inc.Whole != 0 && (!inc.Sealed || inc.Last > g.Committed) {
-				return false
-			}
-		}
+	if g.KeepsHeld() {
+		return false
 	}
 	for _, p := range g.Primaries() {
 		if !g.AnyCopied(p, nil) {

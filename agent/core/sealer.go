@@ -248,9 +248,9 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 		}
 		r.take(g, w, n)
 		// Where a prefix counts, the end of all seals is a point whatever the verdict: in sync whatever an acknowledged
-		// write can have depended on is held too.
+		// write can have depended on is held too. Of a degraded group that is so up to the seals from before.
 		cut, decided := g.Verdict(n)
-		if ((decided && cut) || (n == end && g.PrefixCounts())) && c.isPoint(g, &r, n) {
+		if ((decided && cut) || (g.PrefixAt(n) && (n == end || (g.Degraded != nil && n == g.Degraded.UpTo)))) && c.isPoint(g, &r, n) {
 			point = n
 		}
 	}

@@ -38,7 +38,8 @@ type item struct {
 	set    wire.Set
 	handle any
 	held   bool
-	at     int64  // what was numbered before it in this incarnation, in bytes
+	at     int64 // what was numbered before it in this incarnation, in bytes
+	since  time.Duration
 	flight uint64 // number of the frame it went out in, 0 while it is queued
 	pair   cluster.Pair
 }
@@ -98,6 +99,7 @@ type source struct {
 	folding folding
 	band    bandwidth
 	traffic Traffic
+	promise promise
 }
 
 // AddSource tells the node that this agent can serve the group's volumes: it attaches as soon as it may. Calling it
@@ -208,7 +210,7 @@ func (s *source) number(it *item) {
 	s.lastLine.add(it.u.Seq)
 	s.supersede(it)
 	s.pending = append(s.pending, it)
-	it.at = s.numbered
+	it.at, it.since = s.numbered, s.n.now
 	s.numbered += it.cost()
 	s.queued += it.cost()
 	s.enqueue(it)
@@ -228,6 +230,7 @@ func (s *source) detach() {
 	s.copies = nil
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
 	s.hold, s.folding = hold{}, folding{}
+	s.promise.fence = 0 // a later incarnation is whole only with all that was acknowledged before it
 	if s.saysNeed {
 		s.need = -1
 	}
@@ -270,6 +273,7 @@ func (s *source) renew() {
 func (s *source) stateChanged() {
 	n := s.n
 	g := n.state.Groups[s.group]
+	s.followDegraded(g)
 	if g == nil || g.Phase != cluster.Replicating || !slices.Contains(g.Primaries(), n.cfg.ID) {
 		if s.inc != 0 {
 			s.renew()
@@ -291,6 +295,8 @@ func (s *source) stateChanged() {
 			return o.Primary == inc.Primary && o != inc && (!o.Sealed || o.Last > g.Committed)
 		})
 		n.event(s.group, "incarnation.attached", "incarnation", inc.ID)
+	} else if slices.ContainsFunc(g.Incs, func(o *cluster.Incarnation) bool { return o.Ended && o.Primary == n.cfg.ID && o.Nonce == s.nonce }) {
+		s.nonce, s.attachAt = n.nonce(), 0 // it was ended before it was seen here: another is to be asked for
 	}
 	if s.inc == 0 {
 		return
@@ -325,6 +331,7 @@ func (s *source) tick() {
 	if g == nil {
 		return
 	}
+	s.promiseTick(g)
 	switch {
 	case s.inc != 0:
 		if period := time.Duration(g.PeriodMS) * time.Millisecond; s.open != 0 && n.now-s.openedAt >= period && !s.foldsOn(period) {
@@ -379,6 +386,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	if inc := grp.Inc(s.inc); inc != nil {
 		v.Whole = inc.Whole != 0
 	}
+	v.Early, v.Index = s.early(grp), n.state.Index
 	return v, true
 }
 
@@ -387,6 +395,9 @@ func (s *source) status() GroupStatus {
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
 		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal, Copies: s.copies, Traffic: s.traffic,
 		Check: s.check,
+	}
+	if g := s.n.state.Groups[s.group]; g != nil && g.Mode == cluster.Sync {
+		gs.Lag, gs.Covers = s.lag(), s.covers(g)
 	}
 	if s.inc == 0 && s.need != 0 {
 		gs.Need, gs.NoRoom = max(s.wants(), -1), s.noRoom

@@ -24,9 +24,12 @@ type group struct {
 	load   atomic.Int64 // memory of the queue, as last seen
 	mode   atomic.Uint32
 	shared atomic.Bool // several primaries
-	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded
+	early  atomic.Bool // sync: the group is degraded, and to be treated as an async one
+	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded, or it was degraded since
 
 	requests atomic.Int64 // that clients have made
+	blocked  atomic.Int64 // those that wait before they are numbered
+	told     bool         // what the node was told of clients that wait; only the watcher uses it
 
 	copyNow  chan struct{}    // capacity 1: wakes the copier
 	checkNow chan struct{}    // capacity 1: wakes the checker
@@ -103,15 +106,21 @@ func (g *group) admit(ctx context.Context) (cluster.Mode, error) {
 		return 0, err
 	}
 	mode := cluster.Mode(g.mode.Load())
-	if mode != cluster.Sync {
+	if mode != cluster.Sync || g.early.Load() {
 		return mode, g.pace(ctx)
 	}
 	return mode, nil
 }
 
 // awaitServed waits until a sync group may serve. After a restart the source may hold writes that were never held and
-// that a promote would not find; they must not be shown before it is recorded where the old incarnation ended.
+// that a promote would not find; they must not be shown before it is recorded where the old incarnation ended, or that the
+// group is degraded.
 func (g *group) awaitServed(ctx context.Context) error {
+	if !g.served.Load() {
+		g.blocked.Add(1)
+		defer g.blocked.Add(-1)
+		g.p.kick()
+	}
 	for !g.served.Load() {
 		changed := g.changed.wait()
 		if g.served.Load() {
@@ -193,7 +202,8 @@ func (g *group) observe(n *core.Node) observation {
 func (g *group) take(o observation, now time.Duration, heard bool) {
 	g.shared.Store(o.shared)
 	g.mode.Store(uint32(o.view.Mode))
-	if o.view.Mode == cluster.Async || o.sealed {
+	g.early.Store(o.view.Early)
+	if o.view.Mode == cluster.Async || o.sealed || o.view.Early {
 		g.served.Store(true)
 	}
 	g.load.Store(load(o.view))
@@ -239,6 +249,7 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	if o.view.Inc == 0 {
 		g.tellNeed()
 	}
+	g.tellWaiting(&o.view)
 	g.kickCopier()
 	g.tellCheck(&report)
 	if checking {

@@ -1,7 +1,10 @@
 package primary
 
 import (
+	"time"
+
 	"flotilla/agent/core"
+	"flotilla/agent/core/cluster"
 	"flotilla/blockdev"
 	"flotilla/nbd"
 )
@@ -26,8 +29,12 @@ func (w *heldWait) complete(err error) {
 
 // heldLocked reports whether the write, and all lower seqs, are held, and a promote would find them: the incarnation is
 // whole, and either everything up to the write's seq is held in it, or it is a later one and the volume's copy, which
-// began after the write was on the source, is held. g.mu is held.
+// began after the write was on the source, is held. Nor need it be held if the group was degraded when the view was taken
+// and the write had its place by then: what comes after that may be after the end of the degradation. g.mu is held.
 func (w *heldWait) heldLocked(view *core.GroupView) bool {
+	if view.Early && w.at.index <= view.Index {
+		return true
+	}
 	if !view.Whole {
 		return false
 	}
@@ -35,6 +42,20 @@ func (w *heldWait) heldLocked(view *core.GroupView) bool {
 		return view.HeldUpTo >= w.at.seq
 	}
 	return w.v.inc == view.Inc && w.v.whole && view.HeldUpTo >= w.v.wholeSeq
+}
+
+// tellWaiting tells the node whether clients wait for a sync group that can not hold what they write, for it may degrade then.
+func (g *group) tellWaiting(view *core.GroupView) {
+	waiting := false
+	if view.Mode == cluster.Sync && (view.Open == 0 || !view.Whole) {
+		g.mu.Lock()
+		waiting = len(g.waits) > 0 || g.blocked.Load() > 0
+		g.mu.Unlock()
+	}
+	if waiting != g.told {
+		g.told = waiting
+		g.p.loop.Do(func(n *core.Node, now time.Duration) { n.SetWaiting(now, g.id, waiting) })
+	}
 }
 
 // awaitHeld completes the request when it is held.

@@ -15,7 +15,7 @@ import (
 //	       QueueLimit that has not moved for StallAfter, or one of twice QueueLimit, suspends the group: its updates are
 //	       dropped, their bits are set durably, and after SuspendFor, once the captain is heard, it attaches and resyncs.
 //	sync:  nothing of it. A write is not answered before it is held, so the queue is bounded by what the clients may
-//	       have in flight; and on-degraded is "block", so the group is never suspended for its load.
+//	       have in flight. While the group is degraded (core/cluster/degrade.go) it is as in async.
 //
 // The queue is counted in bytes of memory: a small update counts for the page that its buffer takes,
 // and one that was folded for nothing but its place.
@@ -72,7 +72,7 @@ func (g *group) pace(ctx context.Context) error {
 func (g *group) judgeLocked(now time.Duration) (reason string, events []string) {
 	o, l := &g.over, &g.p.limits
 	queue := load(g.view)
-	if g.view.Mode != cluster.Async || g.view.Inc == 0 {
+	if (g.view.Mode != cluster.Async && !g.view.Early) || g.view.Inc == 0 {
 		o.overSince = 0
 		if o.pacing {
 			o.pacing, events = false, append(events, "overload.over")

@@ -85,7 +85,7 @@ func (g *group) status() GroupStatus {
 		Queued: v.Queued, Pacing: g.over.pacing, Suspended: g.over.suspended, Reason: g.over.reason,
 		Waiting: len(g.waits), Whole: v.Whole,
 	}
-	if st.Mode == cluster.Async {
+	if st.Mode == cluster.Async || v.Early {
 		st.Delay = g.p.limits.delay(g.load.Load())
 	}
 	for _, vol := range g.volumes {

@@ -17,14 +17,14 @@ import (
 //
 //  1. nbd reads the request; its data lie in a reference-counted buffer, which is retained until nobody needs it and
 //     never copied. (parallel, bounded by nbd's limits)
-//  2. admit: a sync group that may not serve yet waits, an async group whose queue is long delays it. (parallel)
+//  2. admit: a sync group that may not serve yet waits, an async or degraded group whose queue is long delays it. (parallel)
 //  3. lock: io exclusively over the range, until 6; in sync groups of several primaries unheld before it, until 8.
 //     (sequential where ranges overlap)
 //  4. touch: the extents' bits are durable. (a look at a map in the working set; else one fdatasync for all that wait)
 //  5. source: the device is written. (parallel)
 //  6. number: the request's pieces get consecutive seqs in one set and enter the send queue. (sequential in the loop)
 //  7. source flush, for FUA. (parallel, shared by those that come together)
-//  8. reply: in async now; in sync when it is held, without a goroutine. (the watcher)
+//  8. reply: in async now; in sync when it is held, without a goroutine (the watcher), or when the group is degraded.
 //  9. a sender takes what is queued for its component, a frame for each set and pair, while others queue; in async it
 //     lets some gather. (sequential in the loop)
 //  10. it seals, compresses and encodes the frame. (parallel, one goroutine for each component)
@@ -41,6 +41,9 @@ type placed struct {
 	inc wire.Incarnation // 0: it is in no set, and dirty
 	seq wire.Seq
 	set wire.Set
+
+	early bool   // the group was degraded then: it need not be held
+	index uint64 // of the state then
 }
 
 // change serves writes, trims and zeroes.
@@ -69,7 +72,7 @@ func (v *volume) change(r *nbd.Request) {
 	if err == nil && r.FUA {
 		err = v.flush()
 	}
-	if err != nil || mode != cluster.Sync {
+	if err != nil || mode != cluster.Sync || w.at.early {
 		w.complete(err)
 		return
 	}
@@ -109,7 +112,7 @@ func (v *volume) store(r *nbd.Request, mode cluster.Mode) (placed, error) {
 		return s.at, nil
 	case errors.Is(err, core.ErrDetached):
 		v.dirtied(r.Offset, r.Length)
-		return placed{}, nil
+		return s.at, nil
 	}
 	v.dirtied(r.Offset, r.Length)
 	return placed{}, err
@@ -163,19 +166,20 @@ func (s *submission) submit(n *core.Node, now time.Duration) {
 	if s.handle != nil {
 		handle = s.handle // a nil payload must not become a handle
 	}
-	s.at.inc, s.at.seq, s.err = n.Submit(now, s.group, s.ups, handle)
-	if s.err != nil {
-		s.at = placed{}
+	inc, seq, err := n.Submit(now, s.group, s.ups, handle)
+	view, _ := n.View(s.group)
+	s.at, s.err = placed{early: view.Early, index: view.Index}, err
+	if err != nil {
 		return
 	}
-	view, _ := n.View(s.group)
+	s.at.inc, s.at.seq = inc, seq
 	s.at.set = view.Open // Submit closes a set only before it numbers
 	s.queued = load(view)
 }
 
 // number gives a write its place in the stream. It waits while the group stands still for a cut, which the node bounds
-// (Config.HoldMax). When the open set is full and can not be closed, an async group is suspended and a sync group waits,
-// since its contract is to block. It fails with core.ErrDetached, or because the Primary is closing.
+// (Config.HoldMax). When the open set is full and can not be closed, an async or degraded group is suspended and a sync
+// group waits. It fails with core.ErrDetached, or because the Primary is closing.
 func (g *group) number(ctx context.Context, s *submission, mode cluster.Mode) error {
 	s.retain()
 	err := g.tryNumber(ctx, s, mode)
@@ -204,6 +208,7 @@ func (s *submission) release() {
 
 func (g *group) tryNumber(ctx context.Context, s *submission, mode cluster.Mode) error {
 	var changed <-chan struct{}
+	var err error
 	for {
 		g.p.loop.Do(s.run)
 		switch {
@@ -211,7 +216,7 @@ func (g *group) tryNumber(ctx context.Context, s *submission, mode cluster.Mode)
 			g.load.Store(s.queued)
 			return nil
 		case errors.Is(s.err, core.ErrPaused):
-		case errors.Is(s.err, core.ErrSetFull) && mode == cluster.Sync:
+		case errors.Is(s.err, core.ErrSetFull) && mode == cluster.Sync && !s.at.early:
 		case errors.Is(s.err, core.ErrSetFull):
 			g.suspend("the open set is full and can not be closed")
 			return core.ErrDetached
@@ -223,11 +228,16 @@ func (g *group) tryNumber(ctx context.Context, s *submission, mode cluster.Mode)
 			changed = g.changed.wait()
 			continue
 		}
+		g.blocked.Add(1)
 		select {
 		case <-changed:
 			changed = nil
 		case <-ctx.Done():
-			return errClosing
+			err = errClosing
+		}
+		g.blocked.Add(-1)
+		if err != nil {
+			return err
 		}
 	}
 }

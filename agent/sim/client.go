@@ -203,6 +203,12 @@ func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Ki
 	for b := first; b < first+len(values); b++ {
 		v.locked[b] = true
 	}
+	v.group.waiting++
+	reply := done
+	done = func(err error) {
+		v.group.waiting--
+		reply(err)
+	}
 	off, length := int64(first)*blockSize, int64(len(values))*blockSize
 	started := w.now
 	source := func() {
@@ -254,7 +260,7 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 		})
 		fallthrough
 	case err != nil:
-		if view.Mode == cluster.Sync {
+		if view.Mode == cluster.Sync && !view.Early {
 			w.after(5*time.Millisecond, "blocks", func() {
 				if alive() {
 					h.number(v, first, values, kind, off, length, started, done)
@@ -274,8 +280,8 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 	}
 	w.stats.MaxHold = max(w.stats.MaxHold, w.now-started)
 	h.do(func(*core.Node) {})
-	if view.Mode != cluster.Sync {
-		w.oracle.acked(v.id, first, values)
+	if view.Mode != cluster.Sync || view.Early {
+		w.oracle.acked(v.id, first, values, placed{inc, seq, view.Mode == cluster.Async})
 		done(nil)
 		return
 	}
@@ -285,8 +291,9 @@ func (h *host) number(v *volume, first int, values []uint64, kind wire.Kind, off
 			return
 		}
 		vw, _ := h.node.View(g)
-		if vw.Whole && vw.Open != 0 && ((vw.Inc == inc && vw.HeldUpTo >= seq) || vw.Inc > inc) {
-			w.oracle.acked(v.id, first, values)
+		held := vw.Whole && vw.Open != 0 && ((vw.Inc == inc && vw.HeldUpTo >= seq) || vw.Inc > inc)
+		if held || vw.Early {
+			w.oracle.acked(v.id, first, values, placed{inc, seq, held})
 			done(nil)
 			return
 		}

@@ -21,6 +21,7 @@ type course struct {
 	name       string
 	components int
 	mode       cluster.Mode
+	contract   cluster.Contract
 	lead       func(w *World) // what comes before the window
 	wait       time.Duration  // between lead and window
 	during     func(w *World) // what begins with the window
@@ -43,7 +44,38 @@ var courses = []course{
 		name: "promote-sync", components: 2, mode: cluster.Sync, window: 150 * time.Millisecond, down: 200 * time.Millisecond,
 		during: func(w *World) { w.after(20*time.Millisecond, "promote", func() { w.promote(w.oracle.group(w.group)) }) },
 	},
+	{
+		name: "degrade", components: 2, mode: cluster.Sync, contract: degradesSoon, window: 140 * time.Millisecond, down: 200 * time.Millisecond,
+		lead: cutFromComponents, wait: 600 * time.Millisecond,
+	},
+	{
+		name: "degrade-promote", components: 2, mode: cluster.Sync, contract: degradesSoon, window: 200 * time.Millisecond, down: 200 * time.Millisecond,
+		lead: cutFromComponents, wait: 650 * time.Millisecond,
+		during: func(w *World) {
+			w.after(100*time.Millisecond, "promote", func() { w.promote(w.oracle.group(w.group)) })
+		},
+	},
+	{
+		name: "synchronous-again", components: 2, mode: cluster.Sync, contract: degradesSoon, window: 90 * time.Millisecond, down: 200 * time.Millisecond,
+		lead: cutFromComponents, wait: 2120 * time.Millisecond,
+	},
 }
+
+// degradesSoon is the contract of a sync group that does not wait for long.
+var degradesSoon = cluster.Contract{OnDegraded: cluster.AsyncDegraded, DegradeAfterMS: cluster.MinDegradeAfterMS}
+
+// cutFromComponents lets nothing pass between the first primary and the components for a while: what it has for the captain
+// goes over the secondary.
+func cutFromComponents(w *World) {
+	p := w.host(3)
+	for _, c := range w.hosts[:2] {
+		w.cut(p, c, w.now+cutFor)
+		w.cut(c, p, w.now+cutFor)
+	}
+}
+
+// cutFor is until after the group has degraded.
+const cutFor = 800 * time.Millisecond
 
 // point is where a run departs from the course: an agent's power is cut before the event of that number, and the
 // message of that number is lost; both count from 1 in the window, 0 is never.
@@ -60,7 +92,7 @@ func (c *course) run(t *testing.T, p point) (events, messages int, err error) {
 			err = fmt.Errorf("panic: %v\n%s", x, stack())
 		}
 	}()
-	sh := shape{components: c.components, primaries: 2, mode: c.mode, period: 50, sizes: []int64{2 * extentSize, 2 * extentSize}}
+	sh := shape{components: c.components, primaries: 2, mode: c.mode, period: 50, sizes: []int64{2 * extentSize, 2 * extentSize}, contract: c.contract}
 	s, err := newScenario(Options{Seed: 1, Mutants: exploreMutants()}, sh, 3*time.Millisecond)
 	if err != nil {
 		return 0, 0, fmt.Errorf("before the window: %w", err)

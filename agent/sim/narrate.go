@@ -175,6 +175,7 @@ func (s *scenario) changed(was, now *cluster.State) {
 			s.say("%s of %s is out of the group: its target stays at set %d", v.Name, s.name(v.Primary), v.Removed.Point.Set)
 		}
 	}
+	s.degraded(a, b)
 	s.incarnations(a, b)
 	if n := len(b.Grants); n > 1 && b.Granted != a.Granted {
 		x, y := &b.Grants[n-2], &b.Grants[n-1]
@@ -206,6 +207,23 @@ func (s *scenario) changed(was, now *cluster.State) {
 	}
 	if was.Settled != was.View && now.Settled == now.View {
 		s.say("view %d is settled: everything has its second copy", now.View)
+	}
+}
+
+// degraded tells of P3's suspension.
+func (s *scenario) degraded(a, b *cluster.Group) {
+	if a.DegradedPhase() == b.DegradedPhase() {
+		return
+	}
+	switch b.DegradedPhase() {
+	case cluster.DegradeAsked:
+		s.say("%s is asked to degrade: prefixes count up to set %d", b.Name, b.Degraded.UpTo)
+	case cluster.Degraded:
+		s.say("%s is degraded", b.Name)
+	case cluster.DegradeEnding:
+		s.say("%s is ending its degradation", b.Name)
+	default:
+		s.say("%s is synchronous again", b.Name)
 	}
 }
 

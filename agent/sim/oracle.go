@@ -32,11 +32,13 @@ type oracle struct {
 type groupOracle struct {
 	*oracle
 	id       wire.GroupID
-	sizes    map[wire.VolumeID]int // in blocks, of its volumes
-	asked    bool                  // a promote was asked for
-	promoted image                 // the targets when the promote was whole
-	removed  image                 // what the targets of removed volumes are to hold; nil for one of no use
-	before   *cluster.Group        // as it was at the state before
+	sizes    map[wire.VolumeID]int         // in blocks, of its volumes
+	asked    bool                          // a promote was asked for
+	degraded bool                          // P3 is suspended, as recorded
+	early    map[wire.Incarnation]wire.Seq // what was acknowledged meanwhile
+	promoted image                         // the targets when the promote was whole
+	removed  image                         // what the targets of removed volumes are to hold; nil for one of no use
+	before   *cluster.Group                // as it was at the state before
 	giveUps  wire.Set
 	// point is the newest one on the targets, with what wrote it: after a giving up the state may know that no more.
 	point struct {
@@ -60,6 +62,7 @@ type truth struct {
 	// history of each block, for P3: values in the order of their writes, and how many of them were acknowledged.
 	history map[int][]uint64
 	acked   map[int]int
+	early   map[int]int // so many were when their group was degraded
 }
 
 // incTruth is what one incarnation numbered.
@@ -82,7 +85,7 @@ func newOracle(w *World, st *cluster.State) *oracle {
 		seen:  seen{index: st.Index, view: st.View},
 	}
 	for _, id := range cluster.SortedKeys(st.Groups) {
-		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}}
+		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}, early: map[wire.Incarnation]wire.Seq{}}
 		for v, vol := range st.Groups[id].Volumes {
 			g.sizes[v] = int(vol.Size / blockSize)
 		}
@@ -101,7 +104,7 @@ func (o *oracle) value() uint64 {
 func (o *oracle) begin() {
 	for _, h := range o.w.hosts {
 		for id, d := range h.sources {
-			o.vols[id] = &truth{now: slices.Clone(d.now), history: map[int][]uint64{}, acked: map[int]int{}}
+			o.vols[id] = &truth{now: slices.Clone(d.now), history: map[int][]uint64{}, acked: map[int]int{}, early: map[int]int{}}
 		}
 	}
 }
@@ -185,14 +188,31 @@ func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
 	}
 }
 
-// acked notes what a client was told.
-func (o *oracle) acked(vol wire.VolumeID, first int, values []uint64) {
+// placed is the last seq of a write that is acknowledged, and whether the primary knows it to be held, if it has to.
+type placed struct {
+	inc  wire.Incarnation
+	seq  wire.Seq
+	held bool
+}
+
+// acked notes what a client was told. While the group is recorded as degraded P3 does not hold for it.
+func (o *oracle) acked(vol wire.VolumeID, first int, values []uint64, at placed) {
 	t := o.vols[vol]
+	acked := t.acked
+	switch g, v := o.w.newest().Volume(vol); {
+	case g.Unpromised():
+		acked = t.early
+		o.w.stats.Early++
+		early := o.group(g.ID).early
+		early[at.inc] = max(early[at.inc], at.seq)
+	case g.Mode == cluster.Sync && v.Removed == nil && !at.held:
+		o.w.fail("P3: seq %d of incarnation %d is acknowledged, and neither held nor is it recorded that group %d is degraded", at.seq, at.inc, g.ID)
+	}
 	for i, v := range values {
 		hist := t.history[first+i]
 		for k := len(hist) - 1; k >= 0; k-- {
 			if hist[k] == v {
-				t.acked[first+i] = max(t.acked[first+i], k+1)
+				acked[first+i] = max(acked[first+i], k+1)
 				break
 			}
 		}
@@ -264,8 +284,37 @@ func (o *groupOracle) follow(st *cluster.State) {
 			o.w.excuse()
 		}
 	}
+	switch {
+	case g.Unpromised() && !o.degraded:
+		o.degraded = true
+		o.w.stats.Degraded++
+	case !g.Unpromised() && o.degraded:
+		o.degraded = false
+		o.w.stats.Again++
+		o.promised()
+	}
 	if g.Phase == cluster.Promoted && o.promoted == nil {
 		o.promotedNow(st)
+	}
+}
+
+// promised has P3 hold again: also for what was acknowledged while the group was degraded.
+func (o *groupOracle) promised() {
+	for _, h := range o.w.hosts {
+		if h.node == nil {
+			continue
+		}
+		if v, ok := h.node.View(o.id); ok && v.HeldUpTo < o.early[v.Inc] {
+			o.w.fail("P3: group %d is synchronous again, and of incarnation %d seq %d was acknowledged and %d is held", o.id, v.Inc, o.early[v.Inc], v.HeldUpTo)
+		}
+	}
+	clear(o.early)
+	for id := range o.sizes {
+		t := o.vols[id]
+		for b, k := range t.early {
+			t.acked[b] = max(t.acked[b], k)
+		}
+		clear(t.early)
 	}
 }
 

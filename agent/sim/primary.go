@@ -30,6 +30,7 @@ type sourceGroup struct {
 	cleaning bool
 	copying  bool
 	queue    queueSeen
+	waiting  int    // writes that are not answered
 	looked   uint64 // index of the state in which removed looked last
 }
 
@@ -93,6 +94,7 @@ func (s *sourceGroup) followNode() {
 	if v.Inc == 0 {
 		s.tellNeed()
 	}
+	h.node.SetWaiting(h.time(), s.id, s.waiting > 0 && (v.Open == 0 || !v.Whole))
 	if v.Inc != s.inc || (v.Open != 0) != (s.openSeen != 0) {
 		if s.inc != 0 && s.openSeen != 0 {
 			for _, vol := range s.vols {

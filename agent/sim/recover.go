@@ -98,6 +98,11 @@ var errMajority = errors.New("recover: a majority survives")
 
 // recovered forgets what only those who are gone have known of a group: the new generation is held to its own.
 func (o *groupOracle) recovered(g *cluster.Group) {
+	o.degraded = g.Unpromised()
+	clear(o.early)
+	for id := range o.sizes {
+		clear(o.vols[id].early) // P3 holds in the new generation
+	}
 	if g.Phase != cluster.Promoted {
 		o.promoted = nil
 	}

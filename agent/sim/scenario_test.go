@@ -23,9 +23,9 @@ import (
 // now; the oracle's checks and the script's own assertions fail them all the same. Above a ---- stand commands, a line
 // each, and below it what they print:
 //
-//	cluster [components=3] [primaries=1] [volumes=1] [portions=1] [mode=async] [period=1s] [copy=3ms] [seed=1]
+//	cluster [components=3] [primaries=1] [volumes=1] [portions=1] [mode=async] [period=1s] [degrade=block] [copy=3ms] [seed=1]
 //	        starts c1… (components), p1… (primaries) and s1 (secondary), and runs until the volumes v1… are copied.
-//	        c1 is captain. copy is how long the copy of an extent takes
+//	        c1 is captain. degrade is how long a write waits before a sync group degrades; copy is how long the copy of an extent takes
 //	write v1 0=A 5=B        one after the other, each to a block: 16 to a portion. Prints what the application is told
 //	run 500ms [steps=…]     lets time pass and prints what happens of interest; steps=data, apply or cut tell more
 //	run until=…             until a condition holds (acknowledged, held, committed, applied, copied, settled, promoted, equal:
@@ -39,6 +39,7 @@ import (
 //	suspend p1, unsuspend p1   as it does when its queue is at its limit, and once that is over
 //	recover c1 p1 …         a generation without all others: the first one begins it; their agents are restarted
 //	remove-primary p1       takes its volumes out of the group
+//	on-degraded block       the operator changes what the group does when its writes can not be held; or async
 //	promote
 //	expect-loss             from here on both copies of something may be gone
 //	show …                  view, sets, held, incarnations, points, waits, volumes
@@ -131,6 +132,10 @@ func (p *player) cluster(d *datadriven.TestData) error {
 			sh.mode, ok = cluster.ParseMode(v)
 		case "period":
 			period, err = time.ParseDuration(v)
+		case "degrade":
+			var after time.Duration
+			after, err = time.ParseDuration(v)
+			sh.contract = cluster.Contract{OnDegraded: cluster.AsyncDegraded, DegradeAfterMS: after.Milliseconds()}
 		case "copy":
 			copying, err = time.ParseDuration(v)
 		case "seed":
@@ -171,6 +176,17 @@ func (p *player) command(d *datadriven.TestData) error {
 		return p.recover(d)
 	case "promote":
 		s.w.promote(s.w.oracle.group(s.w.group))
+	case "on-degraded":
+		to, ok := cluster.BlockDegraded, false
+		if len(d.CmdArgs) == 1 {
+			to, ok = cluster.ParseOnDegraded(d.CmdArgs[0].Key)
+		}
+		if !ok {
+			return fmt.Errorf("on-degraded wants block or async")
+		}
+		s.w.ask(func(n *core.Node) {
+			n.Propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: s.w.group, OnDegraded: &to}})
+		})
 	case "expect-loss":
 		s.w.doubleLoss = true
 	case "journals":
@@ -387,6 +403,9 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"24-a-primary-is-taken-out", "removed-counts"},
 	{"26-a-majority-is-gone", "generations-mix"},
 	{"27-a-site-is-gone", "generations-mix"},
+	{"32-a-sync-group-degrades", "degrade-unrecorded"},
+	{"36-a-degradation-is-called-off", "synchronous-unheld"},
+	{"35-two-primaries-degrade", "degrade-unrecorded"},
 	{"33-promote-in-the-middle-of-a-resync", "broken-counts"},
 	{"34-a-chain-that-fills-the-journals", "chain-without-room"},
 }

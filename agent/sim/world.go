@@ -173,16 +173,18 @@ type shape struct {
 	bandwidth  int64   // bytes a second of the first group, 0 for no limit; below what a real one may have, as updates are smaller here
 	sizes      []int64 // of the volumes, in bytes; the primaries have them in turn
 	more       []groupShape
+	contract   cluster.Contract
 	domains    []string // that the agents are in, in the order of their names; none are labelled beyond them
 }
 
 // groupShape is what a group beyond the first looks like.
 type groupShape struct {
-	mode   cluster.Mode
-	period int64   // milliseconds
-	sizes  []int64 // of the volumes, in bytes
-	first  int     // the primary that has the first of them; the others have them in turn, as far as there are
-	spread int     // so many
+	mode     cluster.Mode
+	period   int64   // milliseconds
+	sizes    []int64 // of the volumes, in bytes
+	contract cluster.Contract
+	first    int // the primary that has the first of them; the others have them in turn, as far as there are
+	spread   int // so many
 }
 
 // draw chooses a cluster and its links.
@@ -223,6 +225,7 @@ func (w *World) draw() shape {
 	s.primaries = min(s.primaries, volumes)
 	s.sizes = s.sizes[:volumes]
 	s.more = w.drawGroups(s.primaries)
+	w.drawContracts(&s)
 	groups := 1 + len(s.more)
 	atMost(&groups, red.Groups)
 	s.more = s.more[:groups-1]
@@ -244,6 +247,21 @@ func (w *World) drawGroups(primaries int) (more []groupShape) {
 		more = append(more, g)
 	}
 	return more
+}
+
+// drawContracts lets some of the sync groups go on when their writes can not be held, from a stream of their own.
+func (w *World) drawContracts(s *shape) {
+	r := rand.New(rand.NewPCG(w.opt.Seed, 0x6465677261646564))
+	draw := func(m cluster.Mode) (c cluster.Contract) {
+		if on, after := r.IntN(3) > 0, int64(500+r.IntN(1000)); on && m == cluster.Sync {
+			c = cluster.Contract{OnDegraded: cluster.AsyncDegraded, DegradeAfterMS: after}
+		}
+		return c
+	}
+	s.contract = draw(s.mode)
+	for i := range s.more {
+		s.more[i].contract = draw(s.more[i].mode)
+	}
 }
 
 // domains are the failure domains that agents may be in.
@@ -290,13 +308,13 @@ func (w *World) build(s shape) {
 	sec := add("s1", false, false, true)
 	w.group = 1
 	v := 0
-	for i, g := range append([]groupShape{{mode: s.mode, period: s.period, sizes: s.sizes, spread: len(ps)}}, s.more...) {
+	for i, g := range append([]groupShape{{mode: s.mode, period: s.period, sizes: s.sizes, spread: len(ps), contract: s.contract}}, s.more...) {
 		name := "g"
 		if i > 0 {
 			name = fmt.Sprintf("g%d", i+1)
 		}
 		must(st.Apply(1, &cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: name, Mode: g.mode, PeriodMS: g.period, PortionSize: portionSize, SetBytes: cluster.MinSetBytes,
+			Name: name, Mode: g.mode, PeriodMS: g.period, PortionSize: portionSize, SetBytes: cluster.MinSetBytes, Contract: g.contract,
 		}}))
 		for k, size := range g.sizes {
 			must(st.Apply(1, &cluster.Command{CreateVolume: &cluster.CreateVolume{

@@ -18,6 +18,14 @@ func groupListCommand() *cobra.Command {
 	}.command()
 }
 
+// modeText is a group's mode, with where it departs from it.
+func modeText(g *api.Group) string {
+	if g.Degraded != nil && g.Promote == nil {
+		return g.Mode + ", " + map[string]string{"asked": "degrading", "degraded": "degraded", "ending": "ending"}[g.Degraded.Phase]
+	}
+	return g.Mode
+}
+
 func printGroups(w io.Writer, groups []api.Group) error {
 	rows := [][]string{{"GROUP", "MODE", "PERIOD", "PHASE", "OPEN", "GRANTED", "COMMITTED", "APPLYING", "APPLIED", "RPO", "QUEUED"}}
 	for i := range groups {
@@ -27,7 +35,7 @@ func printGroups(w io.Writer, groups []api.Group) error {
 			queued += p.Queued
 		}
 		rows = append(rows, []string{
-			g.Name, g.Mode, (time.Duration(g.PeriodMS) * time.Millisecond).String(), g.Phase,
+			g.Name, modeText(g), (time.Duration(g.PeriodMS) * time.Millisecond).String(), g.Phase,
 			fmt.Sprint(g.Open), fmt.Sprint(g.Granted), fmt.Sprint(g.Committed), fmt.Sprint(g.Applying), fmt.Sprint(g.Applied),
 			secondsText(g.RPOSeconds), bytesText(queued),
 		})

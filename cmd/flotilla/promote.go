@@ -91,6 +91,10 @@ func planText(p *api.Plan) string {
 	if p.Doubted {
 		text += "writes that were acknowledged may be missing: components that held them together were lost; promote wants --force\n"
 	}
+	if p.Degraded != nil && p.Degraded.Phase != "asked" {
+		text += fmt.Sprintf("it is sync and degraded since %s: writes that were acknowledged since then may be missing; promote wants --force\n",
+			p.Degraded.Since.Local().Format("2006-01-02 15:04:05"))
+	}
 	if p.Torn {
 		text += "a set was lost while it was being applied: the targets are not at a recovery point\n"
 	}
@@ -256,6 +260,9 @@ func reportText(g *api.Group, exports []exported) string {
 	text += "\n"
 	if g.Promote != nil && g.Promote.Doubted {
 		text += "ACKNOWLEDGED WRITES MAY BE MISSING: components that held them together were lost\n"
+	}
+	if g.Promote != nil && g.Promote.Degraded != nil && g.Promote.Degraded.Phase != "asked" {
+		text += fmt.Sprintf("ACKNOWLEDGED WRITES MAY BE MISSING: the group was degraded since %s\n", g.Promote.Degraded.Since.Local().Format("2006-01-02 15:04:05"))
 	}
 	if g.Torn {
 		text += "NOT A RECOVERY POINT: a set was lost while it was being applied; check and repair what is on the targets before you use it\n"

@@ -71,7 +71,7 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	}
 	g := &Group{
 		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
-		ResyncRate: c.ResyncRate, Bandwidth: c.Bandwidth,
+		ResyncRate: c.ResyncRate, Bandwidth: c.Bandwidth, Contract: c.Contract,
 		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
@@ -113,10 +113,13 @@ func (g *Group) validate() error {
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
 	}
+	if err := g.Contract.validate(g.Mode); err != nil {
+		return err
+	}
 	return g.CheckSchedule.validate()
 }
 
-func (s *State) setGroup(c *SetGroup) error {
+func (s *State) setGroup(index uint64, c *SetGroup) error {
 	g := s.Groups[c.Group]
 	if g == nil {
 		return fmt.Errorf("set group: there is no group %d", c.Group)
@@ -143,6 +146,14 @@ func (s *State) setGroup(c *SetGroup) error {
 	if c.Bandwidth != nil {
 		changed.Bandwidth = *c.Bandwidth
 	}
+	contract := g.Contract
+	if c.OnDegraded != nil {
+		contract.OnDegraded = *c.OnDegraded
+	}
+	if c.DegradeAfterMS != nil {
+		contract.DegradeAfterMS = *c.DegradeAfterMS
+	}
+	changed.setContract(index, contract)
 	if err := changed.validate(); err != nil {
 		return fmt.Errorf("set group %q: %w", g.Name, err)
 	}
@@ -183,6 +194,9 @@ func (s *State) createVolume(c *CreateVolume) (uint64, error) {
 		return fail("agent %d has no primary role", c.Primary)
 	case sec == nil || !sec.Secondary:
 		return fail("agent %d has no secondary role", c.Secondary)
+	}
+	if ps := g.Primaries(); g.Degraded != nil && len(ps) > 0 && !slices.Contains(ps, c.Primary) {
+		return fail("the group is degraded and agent %q would be another primary of it: wait until it is synchronous again", p.Name)
 	}
 	for _, other := range g.Volumes {
 		if other.Name == c.Name {

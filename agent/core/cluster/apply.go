@@ -35,7 +35,7 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 	case c.CreateGroup != nil:
 		return s.createGroup(c.CreateGroup)
 	case c.SetGroup != nil:
-		return 0, s.setGroup(c.SetGroup)
+		return 0, s.setGroup(index, c.SetGroup)
 	case c.DeleteGroup != nil:
 		return 0, s.deleteGroup(c.DeleteGroup)
 	case c.CreateVolume != nil:
@@ -124,13 +124,17 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 			}
 		}
 	case c.GiveUp != nil:
-		if g := s.Groups[c.GiveUp.Group]; g != nil && c.GiveUp.View == s.View && c.GiveUp.Applied == g.Applied && (!c.GiveUp.Chain || g.Committed == g.Applied) {
+		if g := s.Groups[c.GiveUp.Group]; g != nil && c.GiveUp.View == s.View && c.GiveUp.Applied == g.Applied && (!c.GiveUp.Chain || g.mayAbandon()) {
 			g.giveUp(c.GiveUp.Chain)
 			s.pruneLosses()
 		}
 	case c.Final != nil:
 		if g := s.Groups[c.Final.Group]; g != nil && c.Final.View == s.View {
 			g.final(c.Final)
+		}
+	case c.Degrade != nil:
+		if g := s.Groups[c.Degrade.Group]; g != nil {
+			g.degrade(index, c.Degrade)
 		}
 	case c.EndCheck != nil:
 		if g := s.Groups[c.EndCheck.Group]; g != nil {
@@ -226,6 +230,9 @@ func (s *State) promote(c *Promote) error {
 	}
 	if g.Doubted() && !c.Force {
 		return fmt.Errorf("promote group %q: writes that were acknowledged may be missing, because components that held them together were lost: bring a lost primary back for its resync, or use --force", g.Name)
+	}
+	if g.Unpromised() && !c.Force {
+		return g.degradedError()
 	}
 	if s.Settled == s.View {
 		s.Settled++ // nobody is lost by it, so whatever was held twice still is: it may follow a death by a second
@@ -405,6 +412,12 @@ func (g *Group) prune() {
 		}
 		return !newest && !newestWhole
 	})
+}
+
+// mayAbandon reports whether a chain may still be given up. Where the captain may have decided it of a degraded group, it may be
+// none any more.
+func (g *Group) mayAbandon() bool {
+	return g.Committed == g.Applied && (g.OnDegraded == BlockDegraded || !g.KeepsHeld())
 }
 
 // giveUp drops all unapplied sets. Those of a chain take nothing with them that was acknowledged as held.

@@ -48,6 +48,7 @@ type Command struct {
 	GiveUp  *GiveUp  `cbor:",omitempty"`
 	Promote *Promote `cbor:",omitempty"`
 	Final   *Final   `cbor:",omitempty"`
+	Degrade *Degrade `cbor:",omitempty"`
 }
 
 // Batch is what one Raft entry carries.
@@ -90,6 +91,7 @@ type (
 		PortionSize uint64
 		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; 0 is no ceiling
 		Bandwidth   int64 `cbor:",omitempty"`
+		Contract
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
 	SetGroup struct {
@@ -103,6 +105,9 @@ type (
 		ResyncRate *int64 `cbor:",omitempty"`
 		// Bandwidth is nil to leave it, and 0 for no limit.
 		Bandwidth *int64 `cbor:",omitempty"`
+		// OnDegraded and DegradeAfterMS are nil to leave them.
+		OnDegraded     *OnDegraded `cbor:",omitempty"`
+		DegradeAfterMS *int64      `cbor:",omitempty"`
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }

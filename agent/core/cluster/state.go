@@ -173,6 +173,9 @@ type Group struct {
 
 	Check         *Check `cbor:",omitempty"` // the newest one, also when it is over
 	CheckSchedule        // when the next one is due
+
+	Contract              // of a sync group whose writes can not be held
+	Degraded *Degradation `cbor:",omitempty"` // nil while P3 holds; a promote leaves what it found
 }
 
 // RecoveryPoint is the end of a set to which the targets can be brought.
@@ -367,8 +370,8 @@ func (g *Group) Primaries() []wire.AgentID {
 	return ps
 }
 
-// PrefixCounts reports whether a sealed prefix is a recovery point: in sync groups and in groups of one primary.
-func (g *Group) PrefixCounts() bool { return g.Mode == Sync || len(g.Primaries()) <= 1 }
+// PrefixCounts reports whether a sealed prefix is a recovery point above the newest committed one, see [Group.PrefixAt].
+func (g *Group) PrefixCounts() bool { return g.PrefixAt(g.Committed + 1) }
 
 // Doubted reports whether acknowledged writes may be missing from what the components hold: a promise only where an
 // acknowledgement means held.
@@ -424,7 +427,7 @@ func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]w
 	if inc.Doubted != 0 && len(g.Primaries()) > 1 {
 		return false // what others wrote after it may depend on what is missing
 	}
-	return g.PrefixCounts() && from <= inc.Last
+	return g.PrefixAt(n) && from <= inc.Last
 }
 
 // AnyCopied reports whether a volume of primary p has had its first copy, or is in copied.
