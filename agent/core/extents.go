@@ -18,31 +18,36 @@ import (
 // Numbered, Dirtied and Copied are called while the range lock over the extents' range is held, so that a copy and a
 // write of one range follow each other.
 //
+// The extents that only an update in some set keeps set are the hot ones. They stand in a list in the order in which they
+// were written last, to a set: so it is the coldest whose bits are cleared, and a working set keeps its bits (hot.go).
+//
 // Invariant: while a bit is clear, the durable source and the target agree on its extent.
 type Extents struct {
 	size   int64
 	extent int64
 	ext    []extentState
+	hot    hotList
 	marked int // bits set
 	toCopy int
 	next   int  // where the copier looks first
 	copies bool // an incarnation is attached, whose copy takes in what gets dirty
 }
 
-// extentState is what is known of one extent.
+// extentState is what is known of one extent: 24 bytes, of which a volume has a million at most.
 type extentState struct {
-	bit   bool     // set, durably or on the way to it
-	copy  bool     // to be copied in this incarnation
-	pins  int32    // writes between Touch and Numbered
-	set   wire.Set // newest set with an update of it in this incarnation, 0 for none
-	dirty bool     // written while detached
+	set          wire.Set // newest set with an update of it in this incarnation, 0 for none; it is in the list unless 0
+	newer, older int32    // neighbours in the list of hot extents
+	pins         int32    // writes between Touch and Numbered
+	bit          bool     // set, durably or on the way to it
+	copy         bool     // to be copied in this incarnation
+	dirty        bool     // written while detached
 }
 
 // NewExtents returns the map of a volume of size bytes in extents of the given size. bits says which are set; nil sets
 // all, as for a volume that was never copied.
 func NewExtents(size, extent int64, bits func(i int) bool) *Extents {
 	n := int((size + extent - 1) / extent)
-	e := &Extents{size: size, extent: extent, ext: make([]extentState, n)}
+	e := &Extents{size: size, extent: extent, ext: make([]extentState, n), hot: noHot}
 	for i := range e.ext {
 		if bits == nil || bits(i) {
 			e.ext[i].bit = true
@@ -94,7 +99,7 @@ func (e *Extents) Numbered(off, length int64, set wire.Set) {
 	first, last := e.Range(off, length)
 	for i := first; i <= last; i++ {
 		e.ext[i].pins--
-		e.ext[i].set = max(e.ext[i].set, set)
+		e.heat(i, set)
 	}
 }
 
@@ -115,7 +120,7 @@ func (e *Extents) Dirtied(off, length int64) {
 
 // Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
 func (e *Extents) Resync() int {
-	e.toCopy, e.next, e.copies = 0, 0, true
+	e.toCopy, e.next, e.copies, e.hot = 0, 0, true, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
 		x.copy, x.set, x.dirty = x.bit, 0, false
@@ -128,7 +133,7 @@ func (e *Extents) Resync() int {
 
 // Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
 func (e *Extents) Detach() {
-	e.toCopy, e.copies = 0, false
+	e.toCopy, e.copies, e.hot = 0, false, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
 		x.dirty = x.dirty || x.bit
@@ -160,23 +165,25 @@ func (e *Extents) Copied(i int, set wire.Set) {
 		x.copy, x.dirty = false, false
 		e.toCopy--
 	}
-	x.set = max(x.set, set)
+	e.heat(i, set)
 }
 
-// Clean returns up to limit extents whose updates are all applied: their bits may be cleared once the source has been
-// flushed, by Cleared. keep is how many of the set bits may stay, so that a working set costs no writes to the log.
+// Clean returns up to limit extents whose updates are all applied, those that were written longest ago first: their bits
+// may be cleared once the source has been flushed, by Cleared. keep is how many of the set bits may stay, so that a working
+// set costs no writes to the log. Nothing is cleared before keep is exceeded by an eighth: clearing costs a flush, and so
+// is worth more than a few.
 func (e *Extents) Clean(applied wire.Set, keep, limit int) []int {
-	if e.marked <= keep {
+	if e.marked <= keep+keep/8 {
 		return nil
 	}
 	limit = min(limit, e.marked-keep)
 	var out []int
-	for i := range e.ext {
-		if len(out) >= limit {
-			break
+	for i := e.hot.oldest; i >= 0 && len(out) < limit; i = e.ext[i].newer {
+		if e.ext[i].set > applied {
+			break // so are those that were written after it
 		}
-		if e.cleanable(i, applied) {
-			out = append(out, i)
+		if e.cleanable(int(i), applied) {
+			out = append(out, int(i))
 		}
 	}
 	return out
@@ -192,10 +199,29 @@ func (e *Extents) cleanable(i int, applied wire.Set) bool {
 func (e *Extents) Cleared(extents []int, applied wire.Set) (shrank bool) {
 	for _, i := range extents {
 		if e.cleanable(i, applied) {
-			e.ext[i].bit, e.ext[i].set = false, 0
+			e.cool(i)
+			e.ext[i].bit = false
 			e.marked--
 			shrank = true
 		}
 	}
 	return shrank
+}
+
+// SetAll sets all bits and has everything copied: the target has become another, which holds nothing of the volume. The
+// caller makes them durable.
+func (e *Extents) SetAll() {
+	e.next = 0
+	for i := range e.ext {
+		x := &e.ext[i]
+		if !x.bit {
+			x.bit = true
+			e.marked++
+		}
+		x.dirty = true
+		if e.copies && !x.copy {
+			x.copy = true
+			e.toCopy++
+		}
+	}
 }
