@@ -10,6 +10,7 @@ import (
 	"flotilla/agent/api"
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
+	"flotilla/agent/primary"
 	"flotilla/blockdev"
 	"flotilla/wire"
 )
@@ -112,7 +113,7 @@ func (s *apiServer) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return &api.Error{Code: api.Invalid, Text: err.Error()}
 	}
-	answer := api.Device{Path: path, Size: dev.Size()}
+	answer := api.Device{Path: path, Size: dev.Size(), SizeWithBitmap: primary.SizeWithBitmap(dev.Size())}
 	if err := dev.Close(); err != nil {
 		return err
 	}
@@ -250,7 +251,7 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
-			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target,
+			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, BitmapAtEnd: q.BitmapAtEnd,
 		}}, nil
 	})
 }

@@ -169,6 +169,7 @@ func (a *Agent) newRoles() error {
 		// Its events reach the log by way of OnEvent, as everybody's do.
 		p.primary, err = primary.New(primary.Options{
 			Dir: a.dir.primary(), Sender: p.transport, Exporter: p.exports, OnEvent: p.events.one, Codec: wire.CodecAuto,
+			Limits: primary.Limits{NoActivityLog: a.cfg.ActivityLog.Off},
 		})
 	}
 	return err

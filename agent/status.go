@@ -136,7 +136,7 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		v := g.Volumes[id]
 		vol := api.Volume{
 			ID: uint32(v.ID), Name: v.Name, Size: v.Size, Primary: b.agentName(v.Primary), Source: v.Source,
-			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0,
+			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, BitmapAtEnd: v.BitmapAtEnd,
 		}
 		src := b.source(g, v.Primary)
 		vol.CopyLeft, vol.CopyTotal = src.CopyLeft, src.CopyTotal

@@ -135,6 +135,8 @@ type Volume struct {
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
 	Copied    bool   `json:"copied"` // it belongs to the recovery points
+	// BitmapAtEnd says that its bitmap lies at the end of the source and not in the primary's state directory.
+	BitmapAtEnd bool `json:"bitmap_at_end"`
 	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
 	CopyLeft  int64 `json:"copy_left_bytes"`
 	CopyTotal int64 `json:"copy_total_bytes"`

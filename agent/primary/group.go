@@ -15,6 +15,7 @@ import (
 // group is the volumes of one consistency group that this agent is the primary of.
 type group struct {
 	p       *Primary
+	cluster string // its ID
 	id      wire.GroupID
 	name    string
 	portion uint64 // bytes
@@ -45,7 +46,7 @@ type group struct {
 
 func newGroup(p *Primary, w groupWanted) *group {
 	return &group{
-		p: p, id: w.id, name: w.name, portion: w.portion,
+		p: p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
 		copyNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
 	}
 }

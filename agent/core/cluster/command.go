@@ -104,6 +104,8 @@ type (
 		Source    string
 		Secondary wire.AgentID
 		Target    string
+		// BitmapAtEnd is kept, see Volume.
+		BitmapAtEnd bool `cbor:",omitempty"`
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }

@@ -195,6 +195,11 @@ type Volume struct {
 	// CopiedAt is the set at whose end the first copy was whole, 0 before. The volume belongs to the recovery points
 	// from there on.
 	CopiedAt wire.Set
+	// Copy counts how often the target was said to hold nothing of the volume any more; the bits of an older copy say nothing
+	// of this one.
+	Copy uint64 `cbor:",omitempty"`
+	// BitmapAtEnd says that the primary keeps the bitmap at the end of the source, behind Size, and not in its state directory.
+	BitmapAtEnd bool `cbor:",omitempty"`
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }
