@@ -29,6 +29,7 @@ type Extents struct {
 	hot    hotList
 	marked int // bits set
 	toCopy int
+	aside  int  // of them, those that are not to be copied now
 	next   int  // where the copier looks first
 	copies bool // an incarnation is attached, whose copy takes in what gets dirty
 }
@@ -40,6 +41,7 @@ type extentState struct {
 	pins         int32    // writes between Touch and Numbered
 	bit          bool     // set, durably or on the way to it
 	copy         bool     // to be copied in this incarnation
+	aside        bool     // but not now: it could not be read
 	dirty        bool     // written while detached
 }
 
@@ -120,10 +122,10 @@ func (e *Extents) Dirtied(off, length int64) {
 
 // Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
 func (e *Extents) Resync() int {
-	e.toCopy, e.next, e.copies, e.hot = 0, 0, true, noHot
+	e.toCopy, e.aside, e.next, e.copies, e.hot = 0, 0, 0, true, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
-		x.copy, x.set, x.dirty = x.bit, 0, false
+		x.copy, x.aside, x.set, x.dirty = x.bit, false, 0, false
 		if x.copy {
 			e.toCopy++
 		}
@@ -133,25 +135,25 @@ func (e *Extents) Resync() int {
 
 // Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
 func (e *Extents) Detach() {
-	e.toCopy, e.copies, e.hot = 0, false, noHot
+	e.toCopy, e.aside, e.copies, e.hot = 0, 0, false, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
 		x.dirty = x.dirty || x.bit
-		x.copy, x.set = false, 0
+		x.copy, x.aside, x.set = false, false, 0
 	}
 }
 
-// Next returns the next extent to copy, or false when the copy is whole.
+// Next returns the next extent to copy, or false when the copy is whole but for what is put aside.
 func (e *Extents) Next() (i int, ok bool) {
-	if e.toCopy == 0 {
+	if e.toCopy == e.aside {
 		return 0, false
 	}
 	for ; e.next < len(e.ext); e.next++ {
-		if e.ext[e.next].copy {
+		if x := &e.ext[e.next]; x.copy && !x.aside {
 			return e.next, true
 		}
 	}
-	e.next = slices.IndexFunc(e.ext, func(x extentState) bool { return x.copy })
+	e.next = slices.IndexFunc(e.ext, func(x extentState) bool { return x.copy && !x.aside })
 	return e.next, e.next >= 0
 }
 
@@ -162,7 +164,10 @@ func (e *Extents) ToCopy() int { return e.toCopy }
 func (e *Extents) Copied(i int, set wire.Set) {
 	x := &e.ext[i]
 	if x.copy {
-		x.copy, x.dirty = false, false
+		if x.aside {
+			e.aside--
+		}
+		x.copy, x.aside, x.dirty = false, false, false
 		e.toCopy--
 	}
 	e.heat(i, set)

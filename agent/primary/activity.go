@@ -254,6 +254,33 @@ func (a *activity) skip() {
 	a.at, a.redo = -1, -1
 }
 
+// putAside leaves an extent that can not be read, and has the copy go on without it.
+func (a *activity) putAside(i int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ext.PutAside(i)
+	a.at, a.redo = -1, -1
+}
+
+// aside returns how many extents are put aside, and the ranges of the first ones.
+func (a *activity) aside(limit int) (n int, ranges []Range) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n, first := a.ext.Aside(limit)
+	for _, i := range first {
+		off, length := a.ext.Span(i)
+		ranges = append(ranges, Range{off, length})
+	}
+	return n, ranges
+}
+
+// recall has what was put aside copied again.
+func (a *activity) recall() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ext.Recall()
+}
+
 // toCopy returns the bytes still to be copied, and marked those that a crash would have copied.
 func (a *activity) toCopy() (left, marked int64) {
 	a.mu.Lock()

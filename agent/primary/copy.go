@@ -108,6 +108,7 @@ func (g *group) copyOne(t *throttle) bool {
 	i, off, length, ok := v.marks.nextCopy()
 	if !ok {
 		g.copyEnded(v, inc)
+		v.wait(g.p.loop.Now())
 		return true
 	}
 	var at placed
@@ -126,13 +127,12 @@ func (g *group) copyOne(t *throttle) bool {
 			})
 		}
 		if err != nil {
-			v.marks.skip()
-			if !errors.Is(err, errIncGone) && !errors.Is(err, errStopped) {
-				_ = v.noted(err)
-				// A source that can not be read is tried again, but not in a loop.
-				_ = sleep(ctx, time.Second)
+			if errors.Is(err, errIncGone) || errors.Is(err, errStopped) {
+				v.marks.skip()
+				return !errors.Is(err, errIncGone)
 			}
-			return !errors.Is(err, errIncGone)
+			v.putAside(i, off, length, err)
+			return true
 		}
 		pos += n
 	}
@@ -145,10 +145,14 @@ func (g *group) copyOne(t *throttle) bool {
 
 // nextToCopy returns a volume that has something to copy and the incarnation that it is copied for.
 func (g *group) nextToCopy() (*volume, wire.Incarnation) {
+	now := g.p.loop.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ids := make([]wire.VolumeID, 0, len(g.volumes))
 	for id, v := range g.volumes {
+		if v.unread.waits(now) {
+			continue
+		}
 		if v.inc != 0 && v.inc == g.view.Inc && !v.whole && v.ctx.Err() == nil {
 			ids = append(ids, id)
 		}
@@ -166,7 +170,7 @@ func (g *group) copyEnded(v *volume, inc wire.Incarnation) {
 	left, _ := v.marks.toCopy()
 	ended := left == 0 && v.inc == inc && !v.whole
 	if ended {
-		v.whole, v.wasWhole = true, true
+		v.whole, v.wasWhole, v.unread = true, true, unread{}
 	}
 	total := v.copyTotal
 	g.mu.Unlock()

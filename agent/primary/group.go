@@ -221,7 +221,7 @@ func (g *group) followIncLocked(before core.GroupView) (begun bool) {
 			v.copyTotal = v.marks.resync()
 			v.whole, v.wholeSeq = v.copyTotal == 0, 0
 			v.wasWhole = v.whole
-			v.rate = copyRate{}
+			v.rate, v.unread = copyRate{}, unread{}
 			begun = true
 		}
 	}

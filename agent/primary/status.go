@@ -48,6 +48,9 @@ type VolumeStatus struct {
 	Total  int64   // that it began with
 	Rate   float64 // of the copy, bytes a second
 	Error  string  // why it is not open, or the last error of its source
+	// Unreadable is how many extents could not be read for the copy, which waits for them; UnreadableAt are the first ones.
+	Unreadable   int
+	UnreadableAt []Range
 }
 
 // Status returns the current figures.
@@ -93,6 +96,7 @@ func (g *group) status() GroupStatus {
 		if vol.lastError != nil {
 			vs.Error = vol.lastError.Error()
 		}
+		vs.Unreadable, vs.UnreadableAt = vol.marks.aside(maxListed)
 		st.Volumes = append(st.Volumes, vs)
 	}
 	return st

@@ -53,6 +53,7 @@ type volume struct {
 	said      bool             // inc's first copy was reported as whole
 	wasWhole  bool             // whole was true once: what is copied since is what failed writes left, and breaks no set
 	rate      copyRate
+	unread    unread
 	lastError error
 	toldError time.Duration // when it was last an event
 }
