@@ -252,6 +252,7 @@ func (a *Agent) startRoles() error {
 		p.primary.Start(a.loop)
 		a.onClose(p.primary.Close)
 	}
+	a.running.Go(func() { a.tellFaults(a.ctx) })
 	return nil
 }
 

@@ -23,6 +23,7 @@ type Status struct {
 	Components []Component `json:"components"`
 	Groups     []Group     `json:"groups"`
 	Alarms     []Alarm     `json:"alarms"`
+	Faults     []Fault     `json:"faults"`
 }
 
 // Agent is one agent of the cluster.
@@ -140,6 +141,8 @@ type Volume struct {
 	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
 	CopyLeft  int64 `json:"copy_left_bytes"`
 	CopyTotal int64 `json:"copy_total_bytes"`
+	// Faults are the names of what its source and target fail at now.
+	Faults []string `json:"faults"`
 	// Removed is not null once its primary was taken out of the group: it is neither replicated nor served.
 	Removed *Removed `json:"removed"`
 }
@@ -173,6 +176,16 @@ type Alarm struct {
 	Agent  string `json:"agent,omitempty"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy"`
+}
+
+// Fault is a disk that fails now, as its agent says. One that lasts is an alarm of the same name, too.
+type Fault struct {
+	Name    string  `json:"name"` // such as "source-unreadable"
+	Agent   string  `json:"agent"`
+	Group   string  `json:"group,omitempty"` // empty for a journal
+	Volume  string  `json:"volume,omitempty"`
+	Text    string  `json:"text"`
+	Seconds float64 `json:"seconds"` // for which it has lasted
 }
 
 // Component returns the component of that agent, or nil.

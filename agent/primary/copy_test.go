@@ -2,8 +2,10 @@ package primary_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -168,6 +170,10 @@ func TestUnreadableExtents(t *testing.T) {
 		if !w.saw("source.unreadable") {
 			t.Error("no event names it")
 		}
+		f := w.host.p.Faults()
+		if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].Volume != 1 || !strings.HasSuffix(f[0].Text, fmt.Sprintf("at %v, %v", first, last)) {
+			t.Errorf("faults: %v", f)
+		}
 		reads := a.Calls(faulty.Read)
 		time.Sleep(10 * time.Second)
 		if again := a.Calls(faulty.Read) - reads; again == 0 || again > 20 {
@@ -179,6 +185,10 @@ func TestUnreadableExtents(t *testing.T) {
 		w.settled()
 		if st := w.group().Volumes[0]; st.Unreadable != 0 {
 			t.Errorf("%d extents still count as unreadable", st.Unreadable)
+		}
+		time.Sleep(2 * time.Minute)
+		if f := w.host.p.Faults(); len(f) > 0 {
+			t.Errorf("faults two minutes after the last error: %v", f)
 		}
 		w.shut()
 	})

@@ -19,6 +19,7 @@ type failedOpen struct {
 	name    string
 	path    string
 	err     error
+	since   time.Duration
 	retryAt time.Duration
 	backoff time.Duration
 }
@@ -166,8 +167,9 @@ func (p *Primary) ensure(g *group, w *volumeWanted) time.Duration {
 	if f == nil || f.err.Error() != err.Error() {
 		p.event(g.id, "volume.unavailable", "volume", w.name, "path", w.path, "error", err.Error())
 	}
-	next := &failedOpen{group: g.id, name: w.name, path: w.path, err: err, backoff: p.limits.OpenAgain}
+	next := &failedOpen{group: g.id, name: w.name, path: w.path, err: err, since: now, backoff: p.limits.OpenAgain}
 	if f != nil {
+		next.since = f.since
 		next.backoff = min(2*f.backoff, maxBackoff*p.limits.OpenAgain)
 	}
 	next.retryAt = p.loop.Now() + next.backoff

@@ -56,6 +56,7 @@ type volume struct {
 	unread    unread
 	lastError error
 	toldError time.Duration // when it was last an event
+	failing   failing
 }
 
 // admission counts the requests inside a volume, so that closing it can wait for them.
@@ -197,6 +198,7 @@ func (v *volume) noted(err error) error {
 	now := v.p.loop.Now()
 	v.g.mu.Lock()
 	tell := v.lastError == nil || now-v.toldError >= errorEvery
+	v.failing.note(now)
 	if v.lastError = err; tell {
 		v.toldError = now
 	}

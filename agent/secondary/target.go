@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/export"
@@ -57,6 +58,7 @@ type target struct {
 	written  map[uint64]uint32 // requests of each attempt that were written since dev was opened
 	wroteFor turnKey           // the (view, set) that written speaks of
 	err      error             // why it is not open, or what failed last
+	errSince time.Duration     // when it was nil before
 	exported nbd.Export        // set while it is served
 }
 

@@ -66,7 +66,9 @@ func TestKilledPrimary(t *testing.T) {
 	began := time.Now()
 	for round := range *kills {
 		n := k.round(round)
-		most, sum = max(most, n), sum+n
+		if most, sum = max(most, n), sum+n; round%10 == 9 {
+			t.Logf("%d kills", round+1)
+		}
 	}
 	t.Logf("%d kills in %v: at most %d MiB were copied, %d MiB on average, of a volume of %d MiB",
 		*kills, time.Since(began).Round(time.Second), most>>20, sum/int64(*kills)>>20, killVolume>>20)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"flotilla/agent/api"
 
@@ -37,11 +38,19 @@ func printVolumes(w io.Writer, groups []api.Group) error {
 	for i := range groups {
 		for _, v := range groups[i].Volumes {
 			rows = append(rows, []string{
-				groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v),
+				groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v) + faultText(&v),
 			})
 		}
 	}
 	return table(w, rows)
+}
+
+// faultText names what the disks of a volume fail at.
+func faultText(v *api.Volume) string {
+	if len(v.Faults) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(v.Faults, ", ")
 }
 
 // copyText says how the copy of a volume stands.
