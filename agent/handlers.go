@@ -257,6 +257,19 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *apiServer) deleteVolume(w http.ResponseWriter, r *http.Request) error {
+	return s.changeVolume(w, r, func(v *cluster.Volume) cluster.Command {
+		return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: v.ID}}
+	})
+}
+
+func (s *apiServer) postRecopy(w http.ResponseWriter, r *http.Request) error {
+	return s.changeVolume(w, r, func(v *cluster.Volume) cluster.Command {
+		return cluster.Command{RecopyVolume: &cluster.RecopyVolume{Volume: v.ID}}
+	})
+}
+
+// changeVolume proposes a command about the volume that the request's path names.
+func (s *apiServer) changeVolume(w http.ResponseWriter, r *http.Request, command func(v *cluster.Volume) cluster.Command) error {
 	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
 		g, err := groupNamed(n, r)
 		if err != nil {
@@ -264,7 +277,7 @@ func (s *apiServer) deleteVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		for _, v := range g.Volumes {
 			if v.Name == r.PathValue("volume") {
-				return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: v.ID}}, nil
+				return command(v), nil
 			}
 		}
 		return cluster.Command{}, &api.Error{Code: api.NotFound, Text: fmt.Sprintf(

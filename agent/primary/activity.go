@@ -23,6 +23,7 @@ type activity struct {
 	redo   int    // the extent that is being copied and was dirtied meanwhile, -1 for none
 	at     int    // the extent that is being copied, -1 for none
 	off    bool   // all bits are set on disk, so that no write makes any durable
+	copy   uint64 // that the bits are of, see cluster.Volume
 
 	running bool         // somebody makes bits durable
 	next    *activeRound // those who come meanwhile share the next round
@@ -47,7 +48,7 @@ type activeRound struct {
 func openActivity(m bitMedium, shape bitShape, off bool) (a *activity, fresh bool, reason error) {
 	file, bits, _, reason := openBitFile(m, shape)
 	n := shape.extents()
-	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), redo: -1, at: -1, off: off, file: file, shape: shape}
+	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), redo: -1, at: -1, off: off, copy: shape.copy, file: file, shape: shape}
 	if bits == nil {
 		a.ext = core.NewExtents(shape.size, shape.extent, nil)
 	} else {
@@ -192,6 +193,11 @@ func (a *activity) run() error {
 func (a *activity) gatherLocked() {
 	a.secs, a.encoded = a.secs[:0], a.encoded[:0]
 	all := a.file.whole()
+	if a.copy != a.file.shape.copy {
+		a.shape.copy = a.copy
+		a.file.reshape(a.shape)
+		all = true
+	}
 	if a.behind == 0 && !all {
 		return
 	}

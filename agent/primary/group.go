@@ -143,7 +143,8 @@ type observation struct {
 	view   core.GroupView
 	known  bool // the node has the group as a source
 	shared bool
-	sealed bool // the ends of all earlier incarnations of this primary are recorded
+	copies map[wire.VolumeID]uint64 // of this agent's volumes, where not 0
+	sealed bool                     // the ends of all earlier incarnations of this primary are recorded
 }
 
 // observe looks at the node; it runs in the loop.
@@ -156,6 +157,7 @@ func (g *group) observe(n *core.Node) observation {
 	}
 	o.view.Mode = grp.Mode
 	o.shared = len(grp.Primaries()) > 1
+	o.copies = copies(n, grp)
 	o.sealed = o.view.Inc != 0
 	for _, inc := range grp.Incs {
 		if inc.Primary == n.ID() && inc.ID != o.view.Inc && !inc.Sealed {
@@ -177,6 +179,7 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	g.mu.Lock()
 	before := g.view
 	g.view = o.view
+	g.followCopiesLocked(o.copies)
 	begun := g.followIncLocked(before)
 	reason, events := g.judgeLocked(now)
 	held := g.takeHeldLocked(nil)

@@ -251,7 +251,12 @@ func (k *killed) until(what string, done func(g *api.Group) bool) {
 func (k *killed) must(err error) {
 	k.t.Helper()
 	if err != nil {
-		k.t.Fatalf("%v\n%s", err, k.primary.Tail())
+		for _, h := range k.fleet.Hosts {
+			text, _ := os.ReadFile(h.Log) // what is there of it is a help
+			k.t.Logf("--- %s\n%s", h.Name, text[max(0, len(text)-16<<10):])
+		}
+		s, _ := k.fleet.Hosts[0].Status(context.WithoutCancel(k.ctx))
+		k.t.Fatalf("%v\n%+v", err, s)
 	}
 }
 

@@ -195,8 +195,8 @@ type Volume struct {
 	// CopiedAt is the set at whose end the first copy was whole, 0 before. The volume belongs to the recovery points
 	// from there on.
 	CopiedAt wire.Set
-	// Copy counts how often the target was said to hold nothing of the volume any more; the bits of an older copy say nothing
-	// of this one.
+	// Copy is the index of the command by which the target was last said to hold nothing of the volume, 0 for never. The bits of another
+	// copy say nothing of this one, nor does what an older incarnation says of a copy.
 	Copy uint64 `cbor:",omitempty"`
 	// BitmapAtEnd says that the primary keeps the bitmap at the end of the source, behind Size, and not in its state directory.
 	BitmapAtEnd bool `cbor:",omitempty"`
