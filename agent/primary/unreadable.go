@@ -65,5 +65,7 @@ func (v *volume) wait(now time.Duration) {
 	v.g.mu.Unlock()
 	if due {
 		v.marks.recall()
+	} else if n > 0 {
+		v.g.tellCopies() // progress tells only now and then
 	}
 }

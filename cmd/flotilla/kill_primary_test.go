@@ -31,8 +31,9 @@ const (
 	killVolume  = int64(4) << 30 // sparse: four times what stays hot
 	killExtent  = int64(1) << 20
 	killHot     = 1024 + 1024/8 // extents that may stay marked
-	killWorking = int64(256) << 20
+	killWorking = int64(64) << 20
 	killWriters = 4
+	killTime    = 3 * fleet.StepTime // for a resync, on a disk that others use
 )
 
 // killed is a cluster whose primary is killed again and again.
@@ -102,7 +103,7 @@ func (k *killed) assemble() {
 // round writes, kills, starts again and compares. It returns the bytes that were copied.
 func (k *killed) round(round int) int64 {
 	k.t.Helper()
-	k.must(fleet.Until(k.ctx, fleet.StepTime, "no more than the hot extents are marked", func(context.Context) (bool, error) {
+	k.must(fleet.Until(k.ctx, killTime, "no more than the hot extents are marked", func(context.Context) (bool, error) {
 		n, err := k.marked()
 		return n <= killHot, err
 	}))
@@ -133,7 +134,7 @@ func (k *killed) load(round int) (touched int) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	extents := map[int64]bool{}
-	left, enough := 200+rng.IntN(20000), make(chan struct{}) // requests before it is killed
+	left, enough := 200+rng.IntN(8000), make(chan struct{}) // requests before it is killed
 	for w := range killWriters {
 		c, err := nbdclient.Dial(k.ctx, "unix", k.primary.NBD, "db/data")
 		k.must(err)
@@ -202,7 +203,7 @@ var copyWhole = regexp.MustCompile(`msg=copy\.whole .*bytes=(\d+)`)
 // copied waits for the end of the copy and returns its bytes, which the primary's log tells from a place on.
 func (k *killed) copied(from int64) (n int64) {
 	k.t.Helper()
-	k.must(fleet.Until(k.ctx, fleet.StepTime, "the resync is whole", func(context.Context) (bool, error) {
+	k.must(fleet.Until(k.ctx, killTime, "the resync is whole", func(context.Context) (bool, error) {
 		f, err := os.Open(k.primary.Log)
 		if err != nil {
 			return false, err
@@ -238,7 +239,7 @@ func (k *killed) settled() {
 
 func (k *killed) until(what string, done func(g *api.Group) bool) {
 	k.t.Helper()
-	k.must(fleet.Until(k.ctx, fleet.StepTime, what, func(ctx context.Context) (bool, error) {
+	k.must(fleet.Until(k.ctx, killTime, what, func(ctx context.Context) (bool, error) {
 		s, err := k.fleet.Hosts[0].Status(ctx)
 		if err != nil || s == nil {
 			return false, err
