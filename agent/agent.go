@@ -319,7 +319,7 @@ func (a *Agent) serveAPI(l *listeners) error {
 		known: newValidities(), behind: a.isBehind,
 	}
 	s.metrics = newMetricsHandler(newCollector(s.statusNow, a.parts.events, a.parts.holds, a.parts.peers.Stats, a.parts.exports.Stats,
-		func() time.Time { return a.credentials().Cert.NotAfter }))
+		func() time.Time { return a.credentials().Cert.NotAfter }, a.parts.copies()))
 	h := s.handler()
 	var servers []*http.Server
 	for _, d := range []struct {

@@ -153,9 +153,12 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	if err := checkName("group", q.Name); err != nil {
 		return err
 	}
+	if q.CheckSchedule != nil {
+		return &api.Error{Code: api.Invalid, Text: "check_schedule is set once the group is there"}
+	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize,
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: q.ResyncRate, Bandwidth: q.Limit(),
 		}}, nil
 	})
 }
@@ -172,6 +175,9 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 	if q.RemovePrimary != "" {
 		return s.removePrimary(w, r, &q)
 	}
+	if q.AllowInconsistent {
+		return s.allowInconsistent(w, r, &q)
+	}
 	if q.Force {
 		return &api.Error{Code: api.Invalid, Text: "force is for remove_primary: nothing else of a group needs it"}
 	}
@@ -183,7 +189,23 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		return cluster.Command{SetGroup: &cluster.SetGroup{Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes}}, nil
+		return cluster.Command{SetGroup: &cluster.SetGroup{
+			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule), ResyncRate: q.ResyncRate, Bandwidth: q.Bandwidth,
+		}}, nil
+	})
+}
+
+// allowInconsistent has the resyncs of a group applied in place.
+func (s *apiServer) allowInconsistent(w http.ResponseWriter, r *http.Request, q *api.GroupRequest) error {
+	if (*q != api.GroupRequest{AllowInconsistent: true}) {
+		return &api.Error{Code: api.Invalid, Text: "allow_inconsistent is asked for alone: change the settings in another request"}
+	}
+	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
+		g, err := groupNamed(n, r)
+		if err != nil {
+			return cluster.Command{}, err
+		}
+		return cluster.Command{AllowInconsistent: &cluster.AllowInconsistent{Group: g.ID}}, nil
 	})
 }
 
@@ -251,7 +273,7 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
-			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, BitmapAtEnd: q.BitmapAtEnd,
+			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded, BitmapAtEnd: q.BitmapAtEnd,
 		}}, nil
 	})
 }
@@ -275,13 +297,10 @@ func (s *apiServer) changeVolume(w http.ResponseWriter, r *http.Request, command
 		if err != nil {
 			return cluster.Command{}, err
 		}
-		for _, v := range g.Volumes {
-			if v.Name == r.PathValue("volume") {
-				return command(v), nil
-			}
+		if id := volumeNamed(g, r.PathValue("volume")); id != 0 {
+			return command(g.Volumes[id]), nil
 		}
-		return cluster.Command{}, &api.Error{Code: api.NotFound, Text: fmt.Sprintf(
-			"group %q has no volume named %q: `flotilla volume list` lists them", g.Name, r.PathValue("volume"))}
+		return cluster.Command{}, noVolume(g, r.PathValue("volume"))
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"flotilla/agent/api"
 	"flotilla/agent/core"
 	"flotilla/agent/peers"
+	"flotilla/agent/primary"
 	"flotilla/nbd"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,23 +24,26 @@ type collector struct {
 	holds  *holdLog
 	peers  func() peers.Stats
 	nbd    func() nbd.Stats
-	expiry func() time.Time // of this agent's certificate
+	expiry func() time.Time      // of this agent's certificate
+	source func() primary.Status // nil without the role
 
 	view, members, captain, eventCount       *prometheus.Desc
 	set, rpo, queued, copyLeft, hold         *prometheus.Desc
+	written, folded, compressed, sent        *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
 	share, taken, waiting, unheld            *prometheus.Desc
 	peerSent, peerReceived, peerConnected    *prometheus.Desc
 	nbdConnections, nbdAnswered, nbdBuffered *prometheus.Desc
+	copyRead, copyHoles, copyRate            *prometheus.Desc
 	certificate                              *prometheus.Desc
 }
 
-func newCollector(status func() (*api.Status, bool), events *eventLog, holds *holdLog, peers func() peers.Stats, nbd func() nbd.Stats, expiry func() time.Time) *collector {
+func newCollector(status func() (*api.Status, bool), events *eventLog, holds *holdLog, peers func() peers.Stats, nbd func() nbd.Stats, expiry func() time.Time, source func() primary.Status) *collector {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("flotilla_"+name, help, labels, nil)
 	}
 	return &collector{
-		status: status, events: events, holds: holds, peers: peers, nbd: nbd, expiry: expiry,
+		status: status, events: events, holds: holds, peers: peers, nbd: nbd, expiry: expiry, source: source,
 		view:       d("view", "Number of the membership."),
 		members:    d("members", "Backup components in the view."),
 		captain:    d("captain", "1 on the agent that is the captain."),
@@ -48,6 +52,10 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, holds *ho
 		rpo:        d("group_rpo_seconds", "Age of the newest recovery point.", "group"),
 		queued:     d("source_queued_bytes", "What a primary holds that is not yet held by components; on the captain.", "group", "agent"),
 		copyLeft:   d("source_copy_left_bytes", "What a primary still has to copy; on the captain.", "group", "agent"),
+		written:    d("source_written_bytes_total", "Data of updates that a primary numbered, copies included, since its start; on the captain.", "group", "agent"),
+		folded:     d("source_folded_bytes_total", "Of these, what was superseded in its set before it was sent, and never is; on the captain.", "group", "agent"),
+		compressed: d("source_compressed_bytes_total", "What compression saved of what was sent; on the captain.", "group", "agent"),
+		sent:       d("source_sent_bytes_total", "Frames of updates that a primary sent, those sent again included; on the captain.", "group", "agent"),
 		hold:       d("cut_hold_seconds", "How long this primary stood still for cuts.", "group"),
 
 		journalUsed:  d("journal_used_bytes", "Space that a component's journal takes; on the captain.", "agent"),
@@ -67,6 +75,10 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, holds *ho
 		nbdAnswered:    d("nbd_requests_total", "NBD requests answered."),
 		nbdBuffered:    d("nbd_buffer_bytes", "Memory of NBD payloads in use."),
 
+		copyRead:  d("copy_read_bytes_total", "Bytes that copies have read of a source since it was opened.", "volume"),
+		copyHoles: d("copy_hole_bytes_total", "Bytes that copies have not read of a source, because they have no storage, since it was opened.", "volume"),
+		copyRate:  d("copy_bytes_per_second", "How fast the copy of a volume goes on.", "volume"),
+
 		certificate: d("certificate_expiry_timestamp_seconds", "When this agent's certificate runs out, in seconds since 1970."),
 	}
 }
@@ -81,9 +93,9 @@ func newMetricsHandler(c *collector) http.Handler {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.hold,
+		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.written, c.folded, c.compressed, c.sent, c.hold,
 		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.peerConnected, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
-		c.certificate,
+		c.copyRead, c.copyHoles, c.copyRate, c.certificate,
 	} {
 		ch <- d
 	}
@@ -134,6 +146,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			if p := &g.Primaries[j]; p.Known {
 				gauge(c.queued, float64(p.Queued), g.Name, p.Agent)
 				gauge(c.copyLeft, float64(p.CopyLeft), g.Name, p.Agent)
+				counter(c.written, float64(p.Written), g.Name, p.Agent)
+				counter(c.folded, float64(p.Folded), g.Name, p.Agent)
+				counter(c.compressed, float64(p.Compressed), g.Name, p.Agent)
+				counter(c.sent, float64(p.Sent), g.Name, p.Agent)
 			}
 		}
 	}
@@ -162,6 +178,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.nbdConnections, float64(n.Connections))
 	counter(c.nbdAnswered, float64(n.Answered))
 	gauge(c.nbdBuffered, float64(n.BufferBytes))
+	if c.source != nil {
+		for _, g := range c.source().Groups {
+			for _, v := range g.Volumes {
+				if v.Open {
+					counter(c.copyRead, float64(v.Read), v.Name)
+					counter(c.copyHoles, float64(v.Zeroed), v.Name)
+					gauge(c.copyRate, v.Rate, v.Name)
+				}
+			}
+		}
+	}
 	gauge(c.certificate, float64(c.expiry().Unix()))
 }
 

@@ -234,6 +234,14 @@ func (a *Agent) runLoop() {
 	})
 }
 
+// copies returns who says how the copies of this agent's volumes stand, nil without the role of a primary.
+func (p *parts) copies() func() primary.Status {
+	if p.primary == nil {
+		return nil
+	}
+	return p.primary.Status
+}
+
 // startRoles starts the shells. They are closed in an order in which each can finish what it has begun: the primary
 // needs components and loop, the others the loop.
 func (a *Agent) startRoles() error {

@@ -117,7 +117,7 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 func (b *statusBuilder) group(g *cluster.Group) {
 	out := api.Group{
 		ID: uint32(g.ID), Name: g.Name, Mode: g.Mode.String(), PeriodMS: g.PeriodMS, SetBytes: g.SetBytes,
-		PortionSize: g.PortionSize, Phase: g.Phase.String(),
+		PortionSize: g.PortionSize, ResyncRate: g.ResyncRate, Bandwidth: g.Bandwidth, Phase: g.Phase.String(),
 		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
@@ -137,17 +137,38 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		v := g.Volumes[id]
 		vol := api.Volume{
 			ID: uint32(v.ID), Name: v.Name, Size: v.Size, Primary: b.agentName(v.Primary), Source: v.Source,
-			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, BitmapAtEnd: v.BitmapAtEnd, Faults: []string{},
+			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, InPlace: v.InPlace, Seeded: v.Seeded,
+			BitmapAtEnd: v.BitmapAtEnd, Faults: []string{},
 		}
-		src := b.source(g, v.Primary)
-		vol.CopyLeft, vol.CopyTotal = src.CopyLeft, src.CopyTotal
+		if v.Removed == nil {
+			b.copying(g, v, &vol)
+		}
 		vol.Removed = removedOf(g, v)
 		out.Volumes = append(out.Volumes, vol)
 	}
 	if g.Phase != cluster.Replicating {
 		out.Promote = promoteOf(g)
 	}
+	out.Check = b.check(g)
+	out.CheckSchedule = api.CheckSchedule{EverySeconds: g.CheckEvery, Repair: g.CheckRepair, Rate: g.CheckRate}
 	b.out.Groups = append(b.out.Groups, out)
+}
+
+// copying says how the copy of a volume stands, by its primary's newest word.
+func (b *statusBuilder) copying(g *cluster.Group, v *cluster.Volume, out *api.Volume) {
+	gs := b.groupStatus(g, v.Primary)
+	if gs == nil {
+		return
+	}
+	for _, c := range gs.Copies {
+		if c.Volume != v.ID {
+			continue
+		}
+		out.CopyLeft, out.CopyTotal, out.CopyRate = c.Left, c.Total, c.Rate
+		if c.Rate > 0 {
+			out.CopySecondsLeft = new(math.Ceil(float64(c.Left) / float64(c.Rate)))
+		}
+	}
 }
 
 // removedOf returns where the target of a removed volume stands, nil for any other.
@@ -171,6 +192,10 @@ func (b *statusBuilder) source(g *cluster.Group, p wire.AgentID) api.Source {
 		src.Known, src.Incarnation, src.Open = true, uint64(gs.Inc), uint64(gs.Open)
 		src.Seq, src.HeldUpTo = uint64(gs.Seq), uint64(gs.HeldUpTo)
 		src.Bytes, src.Queued, src.CopyLeft, src.CopyTotal = gs.Bytes, gs.Queued, gs.Resync, gs.CopyTotal
+		if gs.NoRoom {
+			src.ResyncNeeds = gs.Need
+		}
+		src.Written, src.Folded, src.Compressed, src.Sent = gs.Written, gs.Folded, gs.Compressed(), gs.Sent
 	}
 	return src
 }
@@ -277,6 +302,8 @@ func (b *statusBuilder) alarms() {
 			})
 		}
 		b.primaryAlarms(g, raise)
+		b.resyncAlarms(g, raise)
+		checkAlarm(g, raise)
 		lag := g.OnTargets != nil && time.Duration(b.now-g.OnTargets.Label.UnixNano()) > standsAfter
 		if g.Promote == nil && g.Waiting != "" && lag {
 			raise(api.Alarm{
@@ -312,6 +339,29 @@ func (b *statusBuilder) cutLinks(raise func(api.Alarm)) {
 				Name: "cut-link", Agent: b.agentName(pair[0]),
 				Text:   fmt.Sprintf("it and %s do not reach each other: what they have for each other goes over other agents", b.agentName(pair[1])),
 				Remedy: "mend the network between the two; nothing is lost meanwhile",
+			})
+		}
+	}
+}
+
+// resyncAlarms names the resyncs that wait for room, and the targets that are overwritten in place.
+func (b *statusBuilder) resyncAlarms(g *api.Group, raise func(api.Alarm)) {
+	for _, p := range g.Primaries {
+		if p.ResyncNeeds > 0 && g.Promote == nil {
+			raise(api.Alarm{
+				Name: "resync-no-room", Group: g.Name, Agent: p.Agent,
+				Text: fmt.Sprintf("its resync of up to %d bytes does not fit into the journals, and waits: what is written meanwhile is on its source and in its bitmap only; the targets stay at their last recovery point",
+					p.ResyncNeeds),
+				Remedy: fmt.Sprintf("raise journal.limit or join a component; or give that point up until the resync is whole: flotilla group set %s --allow-inconsistent", g.Name),
+			})
+		}
+	}
+	for _, v := range g.Volumes {
+		if v.InPlace && v.Removed == nil {
+			raise(api.Alarm{
+				Name: "inconsistent", Group: g.Name, Agent: v.Secondary,
+				Text:   fmt.Sprintf("the target of volume %s is overwritten in place, as was allowed: there is no recovery point of it until its resync is whole", v.Name),
+				Remedy: "keep its primary running until then; `flotilla volume list` shows how far it is",
 			})
 		}
 	}

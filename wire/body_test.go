@@ -25,7 +25,7 @@ func drawUpdates(t *rapid.T) []wire.Update {
 		u.Seq = wire.Seq(seq)
 		seq += rapid.SampledFrom([]uint64{1, 1, 1, 2, 1000}).Draw(t, "gap")
 		u.Volume = rapid.SampledFrom([]wire.VolumeID{0, 1, 2, 1 << 31, wire.MarkVolume}).Draw(t, "volume")
-		u.Kind = wire.Kind(rapid.IntRange(1, 5).Draw(t, "kind"))
+		u.Kind = wire.Kind(rapid.IntRange(1, 6).Draw(t, "kind"))
 		u.Offset = rapid.OneOf(rapid.Uint64Range(0, 1<<20), rapid.Uint64Range(0, math.MaxUint64-math.MaxUint32)).Draw(t, "offset")
 		u.Length = rapid.OneOf(rapid.Uint32Range(1, 5000), rapid.Uint32Range(1, math.MaxUint32)).Draw(t, "length")
 		if rapid.Bool().Draw(t, "aligned") {
@@ -36,11 +36,10 @@ func drawUpdates(t *rapid.T) []wire.Update {
 		if rapid.Bool().Draw(t, "default portion") {
 			u.Portion = uint32(u.Offset / wire.DefaultPortionSize)
 		}
-		if rapid.Bool().Draw(t, "folded") {
-			u.More = rapid.Bool().Draw(t, "more")
-			u.Absorbed = uint32(min(uint64(u.Seq), uint64(rapid.Uint32().Draw(t, "absorbed"))))
-		}
+		u.More = rapid.Bool().Draw(t, "more")
 		switch u.Kind {
+		case wire.KindFolded:
+			u.Into = uint32(min(math.MaxUint64-uint64(u.Seq), uint64(rapid.Uint32Range(1, math.MaxUint32).Draw(t, "into"))))
 		case wire.KindWrite, wire.KindMark:
 			u.Length = u.Length%8192 + 1
 			u.Data = bytes.Repeat([]byte{byte(i)}, int(u.Length))
@@ -153,7 +152,7 @@ func TestSelect(t *testing.T) {
 
 func TestSelectRefusesIndexes(t *testing.T) {
 	b := mustOpen(t, encode(t, everyKind(), wire.CodecRaw))
-	for _, idx := range [][]int{nil, {-1}, {5}, {2, 1}, {1, 1}} {
+	for _, idx := range [][]int{nil, {-1}, {len(everyKind())}, {2, 1}, {1, 1}} {
 		if _, err := b.Select(idx, newEncoder(t, wire.CodecRaw)); err == nil {
 			t.Errorf("selected %v", idx)
 		}
@@ -262,14 +261,16 @@ func TestEncodeRefuses(t *testing.T) {
 	}{
 		"none":         {nil, "0 updates"},
 		"too many":     {make([]wire.Update, wire.MaxUpdatesPerFrame+1), "16385 updates"},
-		"kind":         {write(func(u *wire.Update) { u.Kind = 6 }), "kind 6"},
+		"kind":         {write(func(u *wire.Update) { u.Kind = 7 }), "kind 7"},
 		"empty":        {write(func(u *wire.Update) { u.Length, u.Data = 0, nil }), "no length"},
 		"no data":      {write(func(u *wire.Update) { u.Data = nil }), "carries 0"},
 		"zero's data":  {write(func(u *wire.Update) { u.Kind = wire.KindZero }), "want none"},
 		"digest":       {write(func(u *wire.Update) { u.Kind, u.Data = wire.KindCheck, make([]byte, 65) }), "digest of 65"},
 		"too long":     {write(func(u *wire.Update) { u.Length++; u.Length = wire.MaxUpdateLength + 1 }), "split it"},
 		"past the end": {write(func(u *wire.Update) { u.Offset = math.MaxUint64 - 2 }), "passes the end"},
-		"absorbed":     {write(func(u *wire.Update) { u.Absorbed = 6 }), "absorbed 6"},
+		"into":         {write(func(u *wire.Update) { u.Into = 6 }), "write is folded into the update 6 seqs later"},
+		"into none":    {write(func(u *wire.Update) { u.Kind, u.Data = wire.KindFolded, nil }), "folded is folded into the update 0 seqs later"},
+		"folded data":  {write(func(u *wire.Update) { u.Kind, u.Into = wire.KindFolded, 1 }), "want none"},
 		"order":        {append(write(func(*wire.Update) {}), write(func(*wire.Update) {})...), "order updates"},
 		"payload":      {full, "several frames"},
 	}

@@ -19,6 +19,7 @@ const (
 	fullTryEvery    = 64         // samples without gain between two tries of a whole frame
 	sampleParts     = 4          // a sample is this many parts of a payload …
 	samplePart      = 1 << 10    // … of this many bytes
+	maxStreams      = 1024       // volumes that are told apart; beyond, all is learned anew
 	encoderWindow   = 1 << 20    // how far zstd looks back
 	defaultLinkRate = 125 << 20  // bytes a second
 	rawRate         = 4000 << 20 // what one CPU does, roughly; only the order of magnitude matters
@@ -36,6 +37,13 @@ type Encoder struct {
 
 	table, gathered, s2Out, zstdOut, selected []byte
 
+	streams map[VolumeID]*stream
+	shares  []share // of the frame at hand
+}
+
+// stream is what an encoder learned of the data of one volume: next to a volume of pages one of encrypted files is not tried
+// in vain for the sake of the first. A frame counts for the volume that has most of it.
+type stream struct {
 	choice   Codec // what CodecAuto uses until the next comparison
 	compared int   // frames since that was made
 	streak   int   // frames tried in a row without gain
@@ -44,13 +52,19 @@ type Encoder struct {
 	samples  int   // samples in a row without gain
 }
 
+// share is how much of a frame is of one volume.
+type share struct {
+	volume VolumeID
+	bytes  int
+}
+
 // NewEncoder returns an encoder that uses the preferred codec where it gains anything, and raw where not. CodecAuto
 // compares s2 and zstd from time to time, and uses what moves the frames faster over the link (SetLinkRate).
 func NewEncoder(preferred Codec) (*Encoder, error) {
 	if !preferred.stored() && preferred != CodecAuto {
 		return nil, fmt.Errorf("set up encoder: codec %v is none of auto, raw, s2 and zstd", preferred)
 	}
-	e := &Encoder{preferred: preferred, linkRate: defaultLinkRate, choice: preferred, compared: compareEvery}
+	e := &Encoder{preferred: preferred, linkRate: defaultLinkRate, streams: map[VolumeID]*stream{}}
 	if preferred == CodecAuto || preferred == CodecZstd {
 		z, err := zstd.NewWriter(nil,
 			zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -89,38 +103,69 @@ func (e *Encoder) decoder() (*Decoder, error) {
 // pack compresses the data of all updates, rawLen bytes together. The result is valid until the next call; for
 // CodecRaw it is nil.
 func (e *Encoder) pack(ups []Update, rawLen int) (Codec, []byte) {
-	if e.preferred == CodecRaw || rawLen < minPackLength || !e.worthTrying(ups, rawLen) {
+	if e.preferred == CodecRaw || rawLen < minPackLength {
+		return CodecRaw, nil
+	}
+	st := e.stream(ups)
+	if !e.worthTrying(st, ups, rawLen) {
 		return CodecRaw, nil
 	}
 	src := e.gather(ups, rawLen)
 	codec, out := e.preferred, []byte(nil)
 	if e.preferred == CodecAuto {
-		codec, out = e.auto(src)
+		codec, out = e.auto(st, src)
 	} else {
 		out = e.compress(e.preferred, src)
 	}
 	if len(out) >= rawLen-rawLen>>gainShift {
-		e.streak++
-		e.samples = 0
-		e.compared = compareEvery // the other codec may do better on the next one
+		st.streak++
+		st.samples = 0
+		st.compared = compareEvery // the other codec may do better on the next one
 		return CodecRaw, nil
 	}
-	e.streak, e.samples, e.backoff = 0, 0, 0
+	st.streak, st.samples, st.backoff = 0, 0, 0
 	return codec, out
 }
 
-// auto compresses with the current choice, or with both codecs when it is time to compare them.
-func (e *Encoder) auto(src []byte) (Codec, []byte) {
-	if e.compared < compareEvery {
-		e.compared++
-		return e.choice, e.compress(e.choice, src)
+// stream returns that of the volume which has most of a frame.
+func (e *Encoder) stream(ups []Update) *stream {
+	e.shares = e.shares[:0]
+	at, most := -1, 0
+	for i := range ups {
+		if at < 0 || e.shares[at].volume != ups[i].Volume {
+			if at = slices.IndexFunc(e.shares, func(s share) bool { return s.volume == ups[i].Volume }); at < 0 {
+				at = len(e.shares)
+				e.shares = append(e.shares, share{volume: ups[i].Volume})
+			}
+		}
+		if e.shares[at].bytes += len(ups[i].Data); e.shares[at].bytes > e.shares[most].bytes {
+			most = at
+		}
 	}
-	e.compared = 0
+	id := e.shares[most].volume
+	st := e.streams[id]
+	if st == nil {
+		if len(e.streams) >= maxStreams {
+			clear(e.streams)
+		}
+		st = &stream{choice: e.preferred, compared: compareEvery}
+		e.streams[id] = st
+	}
+	return st
+}
+
+// auto compresses with the current choice, or with both codecs when it is time to compare them.
+func (e *Encoder) auto(st *stream, src []byte) (Codec, []byte) {
+	if st.compared < compareEvery {
+		st.compared++
+		return st.choice, e.compress(st.choice, src)
+	}
+	st.compared = 0
 	fast, small := e.compress(CodecS2, src), e.compress(CodecZstd, src)
-	e.choice = CodecS2
+	st.choice = CodecS2
 	other := min(len(fast), len(src))
 	if len(small) <= other-other>>zstdShift && e.cost(zstdRate, len(src), len(small)) < e.cost(s2Rate, len(src), len(fast)) {
-		e.choice = CodecZstd
+		st.choice = CodecZstd
 		return CodecZstd, small
 	}
 	return CodecS2, fast
@@ -160,17 +205,17 @@ func (e *Encoder) gather(ups []Update, rawLen int) []byte {
 
 // worthTrying keeps the cost of data that does not compress low: after some frames without gain only small samples are
 // compressed, and these ever more rarely.
-func (e *Encoder) worthTrying(ups []Update, rawLen int) bool {
-	if e.streak < incompressible {
+func (e *Encoder) worthTrying(st *stream, ups []Update, rawLen int) bool {
+	if st.streak < incompressible {
 		return true
 	}
-	if e.skip > 0 {
-		e.skip--
+	if st.skip > 0 {
+		st.skip--
 		return false
 	}
-	e.backoff = min(max(1, 2*e.backoff), maxSkip)
-	e.skip = e.backoff
-	if e.samples++; e.samples >= fullTryEvery || rawLen <= sampleParts*samplePart {
+	st.backoff = min(max(1, 2*st.backoff), maxSkip)
+	st.skip = st.backoff
+	if st.samples++; st.samples >= fullTryEvery || rawLen <= sampleParts*samplePart {
 		return true
 	}
 	sample := e.sample(ups, rawLen)

@@ -75,6 +75,40 @@ func TestEncoderComesBackFromNoise(t *testing.T) {
 	}
 }
 
+// A volume whose data do not compress costs little beside one whose data do, and takes nothing from that.
+func TestEncoderTellsVolumesApart(t *testing.T) {
+	r := newRand(t, 9)
+	pages, random := writes(r, 32, databasePage), writes(r, 32, noise)
+	for i := range random {
+		random[i].Volume = 3
+	}
+	enc := newEncoder(t, wire.CodecAuto)
+	enc.SetLinkRate(12 << 20)
+	for i := range 100 {
+		if got, _ := codecOf(t, pages, enc); got != wire.CodecZstd {
+			t.Fatalf("round %d: pages stored as %v", i, got)
+		}
+		if got, _ := codecOf(t, random, enc); got != wire.CodecRaw {
+			t.Fatalf("round %d: noise stored as %v", i, got)
+		}
+	}
+	// Now the volume of noise holds pages: it was given up, so this does not show at once, but soon.
+	for i := range pages {
+		pages[i].Volume = 3
+	}
+	if got, _ := codecOf(t, pages, enc); got != wire.CodecRaw {
+		t.Errorf("a volume of noise is tried at every frame: its first pages are stored as %v", got)
+	}
+	for frames := 1; ; frames++ {
+		if got, _ := codecOf(t, pages, enc); got != wire.CodecRaw {
+			break
+		}
+		if frames > 17 {
+			t.Fatalf("still raw after %d frames of pages", frames)
+		}
+	}
+}
+
 func TestParseCodec(t *testing.T) {
 	for _, c := range []wire.Codec{wire.CodecRaw, wire.CodecS2, wire.CodecZstd, wire.CodecAuto} {
 		if got, err := wire.ParseCodec(c.String()); err != nil || got != c {

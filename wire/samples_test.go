@@ -58,7 +58,8 @@ func everyKind() []wire.Update {
 	ups := []wire.Update{
 		{Seq: 1, Volume: 1, Kind: wire.KindWrite, Offset: 4096, Length: 512, Data: make([]byte, 512)},
 		{Seq: 2, Volume: 1, Kind: wire.KindZero, Offset: 1 << 20, Length: 1 << 20},
-		{Seq: 7, Absorbed: 4, Volume: 1, Portion: 9, Kind: wire.KindTrim, Offset: 3, Length: 1<<32 - 1},
+		{Seq: 3, Into: 4, More: true, Volume: 1, Kind: wire.KindFolded, Offset: 8192, Length: 4096},
+		{Seq: 7, More: true, Volume: 1, Portion: 9, Kind: wire.KindTrim, Offset: 3, Length: 1<<32 - 1},
 		{Seq: 8, Volume: 2, Kind: wire.KindCheck, Offset: 0, Length: 1 << 26, Data: []byte("0123456789abcdef")},
 		{Seq: 9, Volume: wire.MarkVolume, Portion: 3, Kind: wire.KindMark, Offset: 12, Length: 5, Data: []byte("lines")},
 	}

@@ -17,7 +17,7 @@ import (
 //	bit 4     volume is the previous entry's; else it follows (before the first entry it is 0)
 //	bit 5     portion is offset / DefaultPortionSize; else it follows
 //	bit 6     offset and length count sectors of 512 bytes; else bytes
-//	bit 7     folding follows: absorbed × 2 + more; else both are 0
+//	bit 7     folding follows: into × 2 + more; else both are 0
 //
 // Offset is zigzag coded: its distance from the end of the previous entry (both in the unit of this entry, the end
 // rounded down). The digest length is there for checks only. A 4 KiB write at random in 1 TiB takes 11 bytes.
@@ -78,9 +78,9 @@ func (c *tableCursor) append(dst []byte, u *Update) ([]byte, error) {
 	}
 	dst = binary.AppendUvarint(dst, zigzag(u.Offset>>shift-c.end>>shift))
 	dst = binary.AppendUvarint(dst, uint64(u.Length>>shift))
-	if u.Absorbed != 0 || u.More {
+	if u.Into != 0 || u.More {
 		flags |= entryFolding
-		folding := uint64(u.Absorbed) << 1
+		folding := uint64(u.Into) << 1
 		if u.More {
 			folding |= 1
 		}
@@ -135,7 +135,7 @@ func (c *tableCursor) next(table []byte, u *Update) (rest []byte, dataLen uint32
 	u.Portion = uint32(portion)
 	if flags&entryFolding != 0 {
 		folding := r.next(math.MaxUint32<<1 | 1)
-		u.Absorbed, u.More = uint32(folding>>1), folding&1 != 0
+		u.Into, u.More = uint32(folding>>1), folding&1 != 0
 	}
 	switch u.Kind {
 	case KindWrite, KindMark:

@@ -17,6 +17,9 @@ const (
 	KindTrim  Kind = 3 // the range is not needed; it reads as zeroes on both sides
 	KindCheck Kind = 4 // Data is a digest of the range as the source has it at this seq
 	KindMark  Kind = 5 // Data is a primary's word in its pseudo-portion, such as a manifest
+	// KindFolded is a write that was superseded before it was sent: the update that is Into seqs later, in the same set, covers its
+	// range. Only its place in the order is left of it. No prefix may separate the two.
+	KindFolded Kind = 6
 )
 
 // String returns the kind's name.
@@ -32,6 +35,8 @@ func (k Kind) String() string {
 		return "check"
 	case KindMark:
 		return "mark"
+	case KindFolded:
+		return "folded"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
@@ -49,16 +54,16 @@ var ErrSum = errors.New("update does not match its checksum")
 
 // Update is one change inside one portion.
 type Update struct {
-	Seq      Seq
-	Absorbed uint32 // number of earlier seqs that folding put into this one
-	More     bool   // the next seq is of the same write: no prefix may separate them
-	Volume   VolumeID
-	Portion  uint32 // index of the portion inside Volume
-	Kind     Kind
-	Offset   uint64 // bytes, inside Volume
-	Length   uint32 // bytes; len(Data) for a write or a mark
-	Sum      uint32 // CRC32C made by Seal on the primary, checked before applying
-	Data     []byte // write, check, mark; nil for zero, trim and where only headers are known
+	Seq     Seq
+	Into    uint32 // of a folded one: how many seqs later the update is that absorbed it; otherwise 0
+	More    bool   // the next seq is of the same write: no prefix may separate them
+	Volume  VolumeID
+	Portion uint32 // index of the portion inside Volume
+	Kind    Kind
+	Offset  uint64 // bytes, inside Volume
+	Length  uint32 // bytes; len(Data) for a write or a mark
+	Sum     uint32 // CRC32C made by Seal on the primary, checked before applying
+	Data    []byte // write, check, mark; nil for zero, trim, folded and where only headers are known
 }
 
 // castagnoli is never written after initialization.
@@ -106,6 +111,17 @@ func sumBytes(crc uint32, v uint64, n int) uint32 {
 // PortionID returns the portion that the update changes.
 func (u *Update) PortionID() Portion { return Portion{Volume: u.Volume, Index: u.Portion} }
 
+// Prefix returns the lowest seq at which a prefix may end that has the update in it, as far as the update says itself.
+func (u *Update) Prefix() Seq {
+	switch {
+	case u.Into != 0:
+		return u.Seq + Seq(u.Into)
+	case u.More:
+		return u.Seq + 1
+	}
+	return u.Seq
+}
+
 // End returns the offset of the first byte behind the range.
 func (u *Update) End() uint64 { return u.Offset + uint64(u.Length) }
 
@@ -116,7 +132,7 @@ func (u *Update) checkHeader() error {
 		if u.Length > MaxUpdateLength {
 			return fmt.Errorf("%s of %d bytes is longer than %d: split it", u.Kind, u.Length, MaxUpdateLength)
 		}
-	case KindZero, KindTrim, KindCheck:
+	case KindZero, KindTrim, KindCheck, KindFolded:
 	default:
 		return fmt.Errorf("kind %d is unknown", uint8(u.Kind))
 	}
@@ -126,8 +142,11 @@ func (u *Update) checkHeader() error {
 	if u.Offset > math.MaxUint64-uint64(u.Length) {
 		return fmt.Errorf("%s of %d bytes at offset %d passes the end of 64 bits", u.Kind, u.Length, u.Offset)
 	}
-	if uint64(u.Absorbed) > uint64(u.Seq) {
-		return fmt.Errorf("seq %d can not have absorbed %d earlier ones", u.Seq, u.Absorbed)
+	if (u.Kind == KindFolded) != (u.Into != 0) {
+		return fmt.Errorf("%s is folded into the update %d seqs later: those that are folded, and no others, name a later one", u.Kind, u.Into)
+	}
+	if uint64(u.Seq) > math.MaxUint64-uint64(u.Into) {
+		return fmt.Errorf("seq %d is folded into one %d later, which passes the end of 64 bits", u.Seq, u.Into)
 	}
 	return nil
 }

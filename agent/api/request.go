@@ -4,15 +4,32 @@ import "time"
 
 // GroupRequest makes or changes a group. Empty values mean the defaults, or what is.
 type GroupRequest struct {
-	Name        string `json:"name,omitempty"`
-	Mode        string `json:"mode,omitempty"` // "async" or "sync"
-	PeriodMS    int64  `json:"period_ms,omitempty"`
-	SetBytes    int64  `json:"set_bytes,omitempty"`
-	PortionSize uint64 `json:"portion_size_bytes,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Mode     string `json:"mode,omitempty"` // "async" or "sync"
+	PeriodMS int64  `json:"period_ms,omitempty"`
+	SetBytes int64  `json:"set_bytes,omitempty"`
+	// CheckSchedule is of a change; null leaves what is.
+	CheckSchedule *CheckSchedule `json:"check_schedule,omitempty"`
+	PortionSize   uint64         `json:"portion_size_bytes,omitempty"`
+	// ResyncRate is the ceiling of each primary's copies in bytes a second; NoRate takes it away.
+	ResyncRate int64 `json:"resync_rate_bytes_per_second,omitempty"`
+	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
+	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
 	// the agent is heard, and in a sync group.
 	RemovePrimary string `json:"remove_primary,omitempty"`
 	Force         bool   `json:"force,omitempty"`
+	// AllowInconsistent has resyncs for which the journals have no room, or that are under way, applied in place; it is
+	// asked for alone.
+	AllowInconsistent bool `json:"allow_inconsistent,omitempty"`
+}
+
+// Limit returns the bandwidth of a new group.
+func (q *GroupRequest) Limit() int64 {
+	if q.Bandwidth == nil {
+		return 0
+	}
+	return *q.Bandwidth
 }
 
 // VolumeRequest adds a volume to a group. Agents are named.
@@ -25,6 +42,8 @@ type VolumeRequest struct {
 	Target    string `json:"target"`
 	// BitmapAtEnd keeps the bitmap at the end of the source, behind Size bytes, and not in the primary's state directory.
 	BitmapAtEnd bool `json:"bitmap_at_end,omitempty"`
+	// Seeded says that the target was filled by hand: it is compared, and what differs is copied.
+	Seeded bool `json:"seeded,omitempty"`
 }
 
 // Made answers a request that made something.
@@ -165,3 +184,6 @@ type Peer struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 }
+
+// NoRate in a request takes a ceiling away.
+const NoRate = -1

@@ -87,6 +87,8 @@ type Group struct {
 	PeriodMS    int64  `json:"period_ms"`
 	SetBytes    int64  `json:"set_bytes"`
 	PortionSize uint64 `json:"portion_size_bytes"`
+	ResyncRate  int64  `json:"resync_rate_bytes_per_second"` // ceiling of each primary's copies, 0 for none
+	Bandwidth   int64  `json:"bandwidth_bytes_per_second"`   // of what each primary sends; 0 is no limit
 	Phase       string `json:"phase"`
 
 	Open      uint64 `json:"open"` // 0 while none is
@@ -104,6 +106,9 @@ type Group struct {
 	Primaries []Source `json:"primaries"`
 	Volumes   []Volume `json:"volumes"`
 	Promote   *Promote `json:"promote"` // null while the group replicates
+
+	Check         *Check        `json:"check"` // the newest one, also when it is over; null before the first
+	CheckSchedule CheckSchedule `json:"check_schedule"`
 }
 
 // Point is a recovery point.
@@ -124,6 +129,16 @@ type Source struct {
 	Queued      int64  `json:"queued_bytes"`
 	CopyLeft    int64  `json:"copy_left_bytes"`
 	CopyTotal   int64  `json:"copy_total_bytes"`
+	// ResyncNeeds is the room that its next resync is taken to need in the journals, while they have not as much: until
+	// then it is not attached, and what is written is in its bitmap only.
+	ResyncNeeds int64 `json:"resync_needs_bytes,omitempty"`
+
+	// Since the start of the primary's agent. Written less Folded is what is to be sent; Compressed is what compression saved
+	// of it and of what was sent again; Sent is the length of all frames of updates.
+	Written    int64 `json:"written_bytes"`
+	Folded     int64 `json:"folded_bytes"`
+	Compressed int64 `json:"compressed_bytes"`
+	Sent       int64 `json:"sent_bytes"`
 }
 
 // Volume is one replicated device.
@@ -135,12 +150,17 @@ type Volume struct {
 	Source    string `json:"source"`
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
-	Copied    bool   `json:"copied"` // it belongs to the recovery points
+	Copied    bool   `json:"copied"`             // it belongs to the recovery points
+	InPlace   bool   `json:"in_place,omitempty"` // it did, until its resync was allowed to leave the target inconsistent
+	Seeded    bool   `json:"seeded"`             // its target was filled by hand before it was made
 	// BitmapAtEnd says that its bitmap lies at the end of the source and not in the primary's state directory.
 	BitmapAtEnd bool `json:"bitmap_at_end"`
-	// CopyLeft and CopyTotal are those of its primary in the group, while a copy runs.
-	CopyLeft  int64 `json:"copy_left_bytes"`
-	CopyTotal int64 `json:"copy_total_bytes"`
+	// CopyLeft is what a running copy has to do, of CopyTotal: of a first copy that is the size, of a resync what it began
+	// with. CopySecondsLeft is null while the rate does not say.
+	CopyLeft        int64    `json:"copy_left_bytes"`
+	CopyTotal       int64    `json:"copy_total_bytes"`
+	CopyRate        int64    `json:"copy_bytes_per_second"`
+	CopySecondsLeft *float64 `json:"copy_seconds_left"`
 	// Faults are the names of what its source and target fail at now.
 	Faults []string `json:"faults"`
 	// Removed is not null once its primary was taken out of the group: it is neither replicated nor served.

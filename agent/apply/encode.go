@@ -20,6 +20,7 @@ const (
 	pieceLength  = 20
 	flagFlush    = 1
 	flagRelayed  = 2
+	flagChecks   = 4
 )
 
 // Append encodes the request behind dst; it copies the data. It fails with ErrInvalid for what Parse would refuse.
@@ -28,13 +29,15 @@ const (
 //	| version | flags | zero | group | incarnation | set | view | volume | count | data | writes | attempt | zero | head   |
 //	| 1       | u8    | u16  | u32   | u64         | u64 | u64  | u32    | u32   | u32  | u32    | u64     | u32  | CRC32C |
 //
-// then, if it is relayed, From and To (u64 each), then for each piece, and then the data of all writes in order:
+// then, if it is relayed, From and To (u64 each), then for each piece, and then the data of all writes and checks in order:
 //
-//	0      1      4        8        16    20
-//	| kind | zero | length | offset | sum |
-//	| u8   | 3 B  | u32    | u64    | u32 |
+//	0      1       2      4        8        16    20
+//	| kind | later | zero | length | offset | sum |
+//	| u8   | 0, 1  | u16  | u32    | u64    | u32 |
 //
-// Numbers are little-endian. Bit 0 of the flags is Flush, bit 1 says that it is relayed. The head CRC32C covers the header
+// The data of a check are its seq (u64) and the digest.
+//
+// Numbers are little-endian. Bit 0 of the flags is Flush, bit 1 says that it is relayed, bit 2 is Checks. The head CRC32C covers the header
 // before it and all up to the data, which is covered by the sums.
 func (r *Request) Append(dst []byte) ([]byte, error) {
 	if err := r.Validate(); err != nil {
@@ -48,6 +51,9 @@ func (r *Request) Append(dst []byte) ([]byte, error) {
 	}
 	if r.relayed() {
 		flags |= flagRelayed
+	}
+	if r.Checks {
+		flags |= flagChecks
 	}
 	le := binary.LittleEndian
 	dst = append(dst, version, flags, 0, 0)
@@ -67,7 +73,11 @@ func (r *Request) Append(dst []byte) ([]byte, error) {
 	}
 	for i := range r.Pieces {
 		p := &r.Pieces[i]
-		dst = append(dst, byte(p.Kind), 0, 0, 0)
+		later := byte(0)
+		if p.Later {
+			later = 1
+		}
+		dst = append(dst, byte(p.Kind), later, 0, 0)
 		dst = le.AppendUint32(dst, p.Length)
 		dst = le.AppendUint64(dst, p.Offset)
 		dst = le.AppendUint32(dst, p.Sum)
@@ -128,13 +138,14 @@ func parse(raw []byte) (*Request, error) {
 	if want, have := le.Uint32(raw[60:]), headSum(raw[:begin+uint32(len(table))]); want != have {
 		return nil, fmt.Errorf("CRC32C of header and pieces is %08x, computed %08x", want, have)
 	}
-	if raw[1]&^(flagFlush|flagRelayed) != 0 || le.Uint16(raw[2:]) != 0 || le.Uint32(raw[56:]) != 0 {
+	if raw[1]&^(flagFlush|flagRelayed|flagChecks) != 0 || le.Uint16(raw[2:]) != 0 || le.Uint32(raw[56:]) != 0 {
 		return nil, errors.New("reserved bits are not zero")
 	}
 	r := &Request{
 		Group: wire.GroupID(le.Uint32(raw[4:])), Inc: wire.Incarnation(le.Uint64(raw[8:])), Set: wire.Set(le.Uint64(raw[16:])),
 		View: wire.View(le.Uint64(raw[24:])), Volume: wire.VolumeID(le.Uint32(raw[32:])),
 		Writes: le.Uint32(raw[44:]), Attempt: le.Uint64(raw[48:]), Flush: raw[1]&flagFlush != 0,
+		Checks: raw[1]&flagChecks != 0,
 	}
 	if begin > headerLength {
 		r.From, r.To = wire.AgentID(le.Uint64(raw[64:])), wire.AgentID(le.Uint64(raw[72:]))
@@ -147,16 +158,23 @@ func parse(raw []byte) (*Request, error) {
 	}
 	for i := range r.Pieces {
 		entry := table[i*pieceLength:]
-		if entry[1] != 0 || entry[2] != 0 || entry[3] != 0 {
+		if entry[1] > 1 || entry[2] != 0 || entry[3] != 0 {
 			return nil, fmt.Errorf("reserved bytes of piece %d are not zero", i)
 		}
 		p := &r.Pieces[i]
-		*p = Piece{Kind: wire.Kind(entry[0]), Length: le.Uint32(entry[4:]), Offset: le.Uint64(entry[8:]), Sum: le.Uint32(entry[16:])}
-		if p.Kind == wire.KindWrite {
-			if uint64(p.Length) > uint64(len(data)) {
-				return nil, fmt.Errorf("data ends inside piece %d", i)
-			}
-			p.Data, data = data[:p.Length:p.Length], data[p.Length:]
+		*p = Piece{Kind: wire.Kind(entry[0]), Later: entry[1] == 1, Length: le.Uint32(entry[4:]), Offset: le.Uint64(entry[8:]), Sum: le.Uint32(entry[16:])}
+		var length uint32
+		switch p.Kind {
+		case wire.KindWrite:
+			length = p.Length
+		case wire.KindCheck:
+			length = checkDataLength
+		}
+		if uint64(length) > uint64(len(data)) {
+			return nil, fmt.Errorf("data ends inside piece %d", i)
+		}
+		if length > 0 {
+			p.Data, data = data[:length:length], data[length:]
 		}
 	}
 	if len(data) > 0 {

@@ -142,7 +142,7 @@ func TestApplyRefuses(t *testing.T) {
 
 // Whatever the bytes, the decoder neither fails to return nor takes what the encoder would not write the same.
 func FuzzParseApply(f *testing.F) {
-	for _, r := range []*apply.Request{writes(2, 1), {Flush: true}, {Flush: true, From: 3, To: 4}, {Pieces: []apply.Piece{{Kind: wire.KindTrim, Offset: 5, Length: 9}}}} {
+	for _, r := range []*apply.Request{writes(2, 1), {Flush: true}, {Flush: true, From: 3, To: 4}, checks(), {Pieces: []apply.Piece{{Kind: wire.KindTrim, Offset: 5, Length: 9}}}} {
 		raw, err := r.Append(nil)
 		if err != nil {
 			f.Fatal(err)

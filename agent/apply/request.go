@@ -1,5 +1,5 @@
-// Package apply is what a backup component asks of a secondary: to write pieces of one set to one target volume, and to
-// make durable what it had written before. Whoever carries a [Request] between agents calls [Request.Validate] on what
+// Package apply is what a backup component asks of a secondary: to write pieces of one set to one target volume, to
+// make durable what it had written before, and to compare ranges of the target with the primary's digests (check.go). Whoever carries a [Request] between agents calls [Request.Validate] on what
 // it has received, before anything else looks at it.
 package apply
 
@@ -48,17 +48,20 @@ type Request struct {
 	// volume, this one not counted, were answered before: the secondary refuses with ErrUnwritten if it knows of less.
 	Flush  bool
 	Writes uint32
+	// Checks says that nothing is to be written: see check.go for what the pieces are.
+	Checks bool
 }
 
 // Piece is one range of a request.
 type Piece struct {
-	Kind   wire.Kind // write, zero or trim
+	Kind   wire.Kind // write, zero or trim; check, in a request of checks
+	Later  bool      // of a check: later updates of the set overlap its range
 	Offset uint64    // bytes, in the volume
 	Length uint32    // bytes
-	// Sum is Sum(Data) of a write, else 0. The component makes it of data that it has just compared with what the primary
+	// Sum is Sum(Data) of a write or a check, else 0. The component makes it of data that it has just compared with what the primary
 	// sealed, and the secondary checks it before it writes (P8).
 	Sum  uint32
-	Data []byte // Length bytes of a write, else nil; not changed while the request is under way
+	Data []byte // Length bytes of a write; what NewCheck made of a check; else nil. Not changed while the request is under way
 }
 
 // castagnoli is never written after initialization.
@@ -91,23 +94,30 @@ func (r *Request) Validate() error {
 		return fmt.Errorf("%w: %d bytes of data are more than %d", ErrInvalid, r.DataBytes(), MaxData)
 	}
 	for i := range r.Pieces {
-		if err := r.Pieces[i].validate(); err != nil {
+		if err := r.Pieces[i].validate(r.Checks); err != nil {
 			return fmt.Errorf("%w: piece %d: %w", ErrInvalid, i, err)
 		}
+	}
+	if r.Checks {
+		return r.validateChecks()
 	}
 	return nil
 }
 
-func (p *Piece) validate() error {
+func (p *Piece) validate(checks bool) error {
 	want := 0
-	switch p.Kind {
-	case wire.KindWrite:
+	switch {
+	case p.Kind == wire.KindWrite:
 		want = int(p.Length)
-	case wire.KindZero, wire.KindTrim:
+	case p.Kind == wire.KindZero, p.Kind == wire.KindTrim:
+	case p.Kind == wire.KindCheck && checks:
+		want = checkDataLength
 	default:
 		return fmt.Errorf("kind %v is no content of a volume", p.Kind)
 	}
 	switch {
+	case p.Later && p.Kind != wire.KindCheck:
+		return fmt.Errorf("%v says that later updates overlap it, which is said of checks", p.Kind)
 	case p.Length == 0:
 		return fmt.Errorf("%v at offset %d has no length", p.Kind, p.Offset)
 	case p.Offset > math.MaxInt64-uint64(p.Length):

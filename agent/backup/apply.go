@@ -15,6 +15,7 @@ import (
 
 // An Apply passes these stages:
 //
+//  0. check has the secondaries compare what its checks say, and comes to nothing when that fails: see check.go.
 //  1. makePlan folds its parts by their headers and cuts them into windows. (no data is read yet)
 //  2. fill reads each frame of a window once, checks the sum of every update that is used, and copies what is left of it
 //     to its place in the window's arena. (sequential)
@@ -177,6 +178,7 @@ func (w *applier) apply(ctx context.Context, a *core.Apply) error {
 		b: w.b, slots: make(chan struct{}, w.b.opt.ApplyCalls), written: map[wire.VolumeID]uint32{},
 		head: apply.Request{Group: a.Group, Inc: a.Inc, Set: a.Set, View: a.View, Attempt: w.b.opt.Random()},
 	}
+	w.check(ctx, a, s.head)
 	// Whatever happens, nobody uses the arenas any more when this returns.
 	defer s.wait()
 	for i := range plan {
@@ -207,6 +209,16 @@ func (w *applier) apply(ctx context.Context, a *core.Apply) error {
 
 // fill reads a window and makes its requests. Their data lies in the arena.
 func (w *applier) fill(ctx context.Context, a *core.Apply, win *window, arena *[]byte, head apply.Request, targets map[wire.VolumeID]wire.AgentID) ([]*apply.Request, error) {
+	at, err := w.read(ctx, a, win, arena)
+	if err != nil {
+		return nil, err
+	}
+	return win.requests(a.Parts, at, *arena, head, targets), nil
+}
+
+// read puts the data of a window's pieces into the arena and returns their places by the index of the piece. The piece of
+// a check whose digest is of an unknown length gets length 0.
+func (w *applier) read(ctx context.Context, a *core.Apply, win *window, arena *[]byte) ([]int, error) {
 	at := win.layout(a.Parts)
 	*arena = slices.Grow((*arena)[:0], win.bytes)[:win.bytes]
 	byPart := map[int][]int{} // pieces of each part
@@ -231,14 +243,19 @@ func (w *applier) fill(ctx context.Context, a *core.Apply, win *window, arena *[
 				return nil, err
 			}
 			for _, i := range byPart[k] {
-				if u.Kind == wire.KindWrite {
-					p := &win.pieces[i]
+				p := &win.pieces[i]
+				switch {
+				case u.Kind == wire.KindWrite:
 					copy((*arena)[at[i]:], u.Data[p.From:p.From+p.Length])
+				case u.Kind == wire.KindCheck && len(u.Data) == wire.DigestLength:
+					copy((*arena)[at[i]:], u.Data)
+				case u.Kind == wire.KindCheck:
+					p.Length = 0
 				}
 			}
 		}
 	}
-	return win.requests(a.Parts, at, *arena, head, targets), nil
+	return at, nil
 }
 
 // checked returns the update of a part out of its frame, with its data, after comparing it with the index and with the

@@ -58,9 +58,7 @@ func makePlan(parts []core.Part, limit int) ([]window, error) {
 	for r := range byFrame {
 		refs = append(refs, r)
 	}
-	slices.SortFunc(refs, func(a, b ref) int {
-		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.Segment, b.Segment), cmp.Compare(a.Offset, b.Offset))
-	})
+	slices.SortFunc(refs, compareRefs)
 
 	var plan []window
 	for _, r := range refs {
@@ -139,13 +137,16 @@ func (f *folder) fold(parts []core.Part, run []int) {
 
 // dataBytes returns the bytes that a piece carries.
 func dataBytes(parts []core.Part, p *core.Piece) int {
-	if parts[p.Part].Update.Kind == wire.KindWrite {
+	switch parts[p.Part].Update.Kind {
+	case wire.KindWrite:
 		return int(p.Length)
+	case wire.KindCheck:
+		return wire.DigestLength
 	}
 	return 0
 }
 
-// layout gives every piece of a write its place in an arena, so that neighbours on the volume are neighbours there.
+// layout gives every piece of a write, and every digest, its place in an arena, so that neighbours on the volume are neighbours there.
 // It returns the places by the index of the piece.
 func (w *window) layout(parts []core.Part) []int {
 	at := make([]int, len(w.pieces))

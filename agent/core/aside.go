@@ -2,8 +2,8 @@ package core
 
 // PutAside has the copy go on without extent i, which can not be read now. It still counts as to be copied.
 func (e *Extents) PutAside(i int) {
-	if x := &e.ext[i]; x.copy && !x.aside {
-		x.aside = true
+	if x := &e.ext[i]; x.copy && !x.apart {
+		x.apart = true
 		e.aside++
 	}
 }
@@ -11,7 +11,7 @@ func (e *Extents) PutAside(i int) {
 // Aside returns how many extents are put aside, and the first so many of them.
 func (e *Extents) Aside(limit int) (n int, first []int) {
 	for i := 0; i < len(e.ext) && len(first) < min(limit, e.aside); i++ {
-		if e.ext[i].aside {
+		if e.ext[i].aside() {
 			first = append(first, i)
 		}
 	}
@@ -24,7 +24,9 @@ func (e *Extents) Recall() {
 		return
 	}
 	for i := range e.ext {
-		e.ext[i].aside = false
+		if x := &e.ext[i]; x.aside() {
+			x.apart = false
+		}
 	}
 	e.aside, e.next = 0, 0
 }

@@ -8,7 +8,7 @@ func TestPutAside(t *testing.T) {
 	e := NewExtents(4, 1, nil)
 	e.Resync()
 	for _, want := range []int{0, 1, 2, 3} {
-		i, ok := e.Next()
+		i, _, ok := e.NextRun(1)
 		if !ok || i != want {
 			t.Fatalf("next is %d, %v, want %d", i, ok, want)
 		}
@@ -19,7 +19,7 @@ func TestPutAside(t *testing.T) {
 			e.Copied(i, 1)
 		}
 	}
-	if i, ok := e.Next(); ok {
+	if i, _, ok := e.NextRun(1); ok {
 		t.Errorf("extent %d is offered", i)
 	}
 	if n, first := e.Aside(1); n != 2 || len(first) != 1 || first[0] != 0 || e.ToCopy() != 2 {
@@ -27,7 +27,7 @@ func TestPutAside(t *testing.T) {
 	}
 	e.Copied(2, 1)
 	e.Recall()
-	if i, ok := e.Next(); !ok || i != 0 || e.ToCopy() != 1 {
+	if i, _, ok := e.NextRun(1); !ok || i != 0 || e.ToCopy() != 1 {
 		t.Errorf("after the recall next is %d, %v, with %d to copy", i, ok, e.ToCopy())
 	}
 	e.PutAside(0)

@@ -326,6 +326,7 @@ func (c *captain) tick() {
 			c.advance(g, w)
 			c.giveUp(g, w)
 			c.abandon(g)
+			c.scheduleCheck(g, w)
 		case cluster.Promoting:
 			c.seal(g, w)
 			c.advance(g, w)

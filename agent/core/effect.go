@@ -94,6 +94,7 @@ type Outgoing struct {
 	Updates []wire.Update // Sum not yet made
 	Handles []any         // their payload handles: to be kept from reuse until the frame is encoded, whatever Release says
 	Bytes   int64
+	Rate    int64 // the group's bandwidth, bytes a second; 0 for no limit
 }
 
 // Config fixes a Node's identity and limits. Durations are on the clock that the shell passes to each call.
@@ -159,5 +160,6 @@ type GroupView struct {
 	Seq      wire.Seq
 	HeldUpTo wire.Seq
 	Queued   int64
-	Whole    bool // no resync is under way, so in sync mode I/O may be acknowledged
+	Folded   int64 // of the updates above HeldUpTo, those that were folded: there is nothing in memory for them
+	Whole    bool  // no resync is under way, so in sync mode I/O may be acknowledged
 }

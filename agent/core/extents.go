@@ -1,10 +1,6 @@
 package core
 
-import (
-	"slices"
-
-	"flotilla/wire"
-)
+import "flotilla/wire"
 
 // Extents is the activity log and the bitmap of one source volume, in one map of bits: the bit of an extent is durably
 // set before the first write into it, and stays set until everything written there is on the target and the source is
@@ -12,14 +8,18 @@ import (
 // changed. It is pure: the shell makes bits durable and copies.
 //
 //	write:  Touch (set bits, make the new ones durable) … write the source … Numbered or Dirtied …
-//	copy:   Resync (all set bits are to be copied) … Next … Copied …
+//	copy:   Resync (all set bits are to be copied) … NextRun … Copied …
 //	clean:  Clean (candidates) … flush the source … Cleared (make them durable)
+//
+// What is written while the copy runs is copied last: by then it may be at rest. What was copied and not written since is
+// cold: not part of a working set, so its bit is cleared as soon as it may, and a copy that begins anew begins where this
+// one was.
 //
 // Numbered, Dirtied and Copied are called while the range lock over the extents' range is held, so that a copy and a
 // write of one range follow each other.
 //
-// The extents that only an update in some set keeps set are the hot ones. They stand in a list in the order in which they
-// were written last, to a set: so it is the coldest whose bits are cleared, and a working set keeps its bits (hot.go).
+// The extents that only an update in some set keeps set stand in a list in the order in which they were written last, to a
+// set: so the bits of those that were written longest ago are cleared, and a working set keeps its bits (hot.go).
 //
 // Invariant: while a bit is clear, the durable source and the target agree on its extent.
 type Extents struct {
@@ -30,7 +30,9 @@ type Extents struct {
 	marked int // bits set
 	toCopy int
 	aside  int  // of them, those that are not to be copied now
+	cold   int  // extents that are cold
 	next   int  // where the copier looks first
+	last   bool // it has taken what is at rest, and takes what was written meanwhile
 	copies bool // an incarnation is attached, whose copy takes in what gets dirty
 }
 
@@ -41,9 +43,15 @@ type extentState struct {
 	pins         int32    // writes between Touch and Numbered
 	bit          bool     // set, durably or on the way to it
 	copy         bool     // to be copied in this incarnation
-	aside        bool     // but not now: it could not be read
+	apart        bool     // while it is to be copied: it is put aside; otherwise: it is cold
 	dirty        bool     // written while detached
 }
+
+// aside reports whether it is to be copied, but not now: it could not be read.
+func (x *extentState) aside() bool { return x.copy && x.apart }
+
+// cold reports whether it was copied in this incarnation, and never written in it.
+func (x *extentState) cold() bool { return !x.copy && x.apart }
 
 // NewExtents returns the map of a volume of size bytes in extents of the given size. bits says which are set; nil sets
 // all, as for a volume that was never copied.
@@ -87,6 +95,10 @@ func (e *Extents) Touch(off, length int64) (grew bool) {
 	for i := first; i <= last; i++ {
 		x := &e.ext[i]
 		x.pins++
+		if x.cold() {
+			x.apart = false
+			e.cold--
+		}
 		if !x.bit {
 			x.bit = true
 			e.marked++
@@ -122,10 +134,10 @@ func (e *Extents) Dirtied(off, length int64) {
 
 // Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
 func (e *Extents) Resync() int {
-	e.toCopy, e.aside, e.next, e.copies, e.hot = 0, 0, 0, true, noHot
+	e.toCopy, e.aside, e.cold, e.next, e.last, e.copies, e.hot = 0, 0, 0, 0, false, true, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
-		x.copy, x.aside, x.set, x.dirty = x.bit, false, 0, false
+		x.copy, x.apart, x.set, x.dirty = x.bit, false, 0, false
 		if x.copy {
 			e.toCopy++
 		}
@@ -135,26 +147,35 @@ func (e *Extents) Resync() int {
 
 // Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
 func (e *Extents) Detach() {
-	e.toCopy, e.aside, e.copies, e.hot = 0, 0, false, noHot
+	e.toCopy, e.aside, e.cold, e.copies, e.hot = 0, 0, 0, false, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
 		x.dirty = x.dirty || x.bit
-		x.copy, x.aside, x.set = false, false, 0
+		x.copy, x.apart, x.set = false, false, 0
 	}
 }
 
-// Next returns the next extent to copy, or false when the copy is whole but for what is put aside.
-func (e *Extents) Next() (i int, ok bool) {
-	if e.toCopy == e.aside {
-		return 0, false
-	}
-	for ; e.next < len(e.ext); e.next++ {
-		if x := &e.ext[e.next]; x.copy && !x.aside {
-			return e.next, true
+// NextRun returns the next extents to copy, n of them in a row and limit at most, or false when the copy is whole but for
+// what is put aside.
+func (e *Extents) NextRun(limit int) (first, n int, ok bool) {
+	for range 3 { // from where it stopped, from the start to what was written, and from the start once more
+		for ; e.toCopy > e.aside && e.next < len(e.ext); e.next++ {
+			if !e.wanted(e.next) {
+				continue
+			}
+			for n = 1; n < limit && e.next+n < len(e.ext) && e.wanted(e.next+n); n++ {
+			}
+			return e.next, n, true
 		}
+		e.next, e.last = 0, true
 	}
-	e.next = slices.IndexFunc(e.ext, func(x extentState) bool { return x.copy && !x.aside })
-	return e.next, e.next >= 0
+	return 0, 0, false
+}
+
+// wanted reports whether an extent is to be copied now.
+func (e *Extents) wanted(i int) bool {
+	x := &e.ext[i]
+	return x.copy && !x.apart && (e.last || (x.set == 0 && x.pins == 0))
 }
 
 // ToCopy returns how many extents are still to be copied.
@@ -164,31 +185,40 @@ func (e *Extents) ToCopy() int { return e.toCopy }
 func (e *Extents) Copied(i int, set wire.Set) {
 	x := &e.ext[i]
 	if x.copy {
-		if x.aside {
+		if x.aside() {
 			e.aside--
 		}
-		x.copy, x.aside, x.dirty = false, false, false
+		x.copy, x.apart, x.dirty = false, x.set == 0 && x.pins == 0, false
 		e.toCopy--
+		if x.apart {
+			e.cold++
+		}
 	}
 	e.heat(i, set)
 }
 
 // Clean returns up to limit extents whose updates are all applied, those that were written longest ago first: their bits
 // may be cleared once the source has been flushed, by Cleared. keep is how many of the set bits may stay, so that a working
-// set costs no writes to the log. Nothing is cleared before keep is exceeded by an eighth: clearing costs a flush, and so
-// is worth more than a few.
+// set costs no writes to the log; cold extents are none of it, and are cleared in any case. Of the others nothing is
+// cleared before keep is exceeded by an eighth: clearing costs a flush, and so is worth more than a few.
 func (e *Extents) Clean(applied wire.Set, keep, limit int) []int {
-	if e.marked <= keep+keep/8 {
+	spare := e.marked - e.cold - keep // of those that are not cold
+	if spare <= keep/8 {
+		spare = 0
+	}
+	if spare == 0 && e.cold == 0 {
 		return nil
 	}
-	limit = min(limit, e.marked-keep)
 	var out []int
 	for i := e.hot.oldest; i >= 0 && len(out) < limit; i = e.ext[i].newer {
 		if e.ext[i].set > applied {
 			break // so are those that were written after it
 		}
-		if e.cleanable(int(i), applied) {
+		if cold := e.ext[i].cold(); (cold || spare > 0) && e.cleanable(int(i), applied) {
 			out = append(out, int(i))
+			if !cold {
+				spare--
+			}
 		}
 	}
 	return out
@@ -225,7 +255,10 @@ func (e *Extents) SetAll() {
 		}
 		x.dirty = true
 		if e.copies && !x.copy {
-			x.copy = true
+			if x.cold() {
+				e.cold--
+			}
+			x.copy, x.apart = true, false
 			e.toCopy++
 		}
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 
 	"flotilla/wire"
@@ -59,9 +60,12 @@ func TestExtentsNeverForget(t *testing.T) {
 					e.Dirtied(off, size)
 				}
 			case "copy":
-				if k, ok := e.Next(); attached && ok {
-					stream = append(stream, update{set, k, vol[k].source})
-					e.Copied(k, set)
+				if first, run, ok := e.NextRun(rapid.IntRange(1, n).Draw(t, "run")); attached && ok {
+					for k := range run {
+						k += first
+						stream = append(stream, update{set, k, vol[k].source})
+						e.Copied(k, set)
+					}
 				}
 			case "apply":
 				if attached {
@@ -72,7 +76,7 @@ func TestExtentsNeverForget(t *testing.T) {
 				if !attached {
 					break
 				}
-				c := e.Clean(applied, 0, n)
+				c := e.Clean(applied, rapid.IntRange(0, n).Draw(t, "keep"), n)
 				for k := range vol { // the flush
 					vol[k].durable = vol[k].source
 				}
@@ -105,4 +109,73 @@ func TestExtentsNeverForget(t *testing.T) {
 			}
 		}
 	})
+}
+
+// order copies everything in runs of up to limit and returns the extents in their order.
+func order(e *Extents, limit int, set wire.Set) (out []int, runs int) {
+	for {
+		first, n, ok := e.NextRun(limit)
+		if !ok {
+			return out, runs
+		}
+		runs++
+		for i := first; i < first+n; i++ {
+			out = append(out, i)
+			e.Copied(i, set)
+		}
+	}
+}
+
+// What is being written is copied last, and once.
+func TestCopyHotLast(t *testing.T) {
+	e := NewExtents(80, 10, nil)
+	e.Resync()
+	write := func(i int) {
+		e.Touch(int64(10*i), 10)
+		e.Numbered(int64(10*i), 10, 1)
+	}
+	write(0)
+	write(3)
+	e.Touch(50, 10) // under way
+	if first, _, _ := e.NextRun(1); first != 1 {
+		t.Fatalf("extent %d comes first, want 1", first)
+	}
+	e.Copied(1, 1)
+	write(6)
+	got, runs := order(e, 2, 1)
+	if want := []int{2, 4, 7, 0, 3, 5, 6}; !slices.Equal(got, want) || runs != 6 {
+		t.Errorf("copied %v in %d runs, want %v in 6", got, runs, want)
+	}
+	if e.ToCopy() != 0 {
+		t.Errorf("%d extents are left", e.ToCopy())
+	}
+	// A write that fails behind the copier is copied again.
+	e.Dirtied(50, 10)
+	if got, _ := order(e, 8, 2); !slices.Equal(got, []int{5}) {
+		t.Errorf("copied %v again, want 5", got)
+	}
+}
+
+// Bits that a copy alone has kept set are cleared when it is applied; those of the working set may stay.
+func TestCopiedIsClearedAtOnce(t *testing.T) {
+	e := NewExtents(80, 10, nil)
+	e.Resync()
+	e.Touch(20, 20)
+	e.Numbered(20, 20, 1)
+	order(e, 3, 2)
+	e.Touch(60, 10) // written after it was copied
+	e.Numbered(60, 10, 3)
+	if got, want := e.Clean(2, 3, 80), []int{0, 1, 4, 5, 7}; !slices.Equal(got, want) {
+		t.Errorf("to clear with 3 to keep: %v, want %v", got, want)
+	}
+	c := e.Clean(3, 2, 80)
+	if want := []int{0, 1, 4, 5, 7, 2}; !slices.Equal(c, want) {
+		t.Errorf("to clear with 2 to keep: %v, want %v", c, want)
+	}
+	if !e.Cleared(c, 3) || e.Marked() != 2 {
+		t.Errorf("%d bits are left, want 2", e.Marked())
+	}
+	if got := e.Clean(3, 2, 80); len(got) != 0 {
+		t.Errorf("cleared again: %v", got)
+	}
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -42,24 +43,25 @@ func (s *source) way(pair cluster.Pair) way {
 	return way{hop: hop, acks: pair.Owner, via: via}
 }
 
-// Hops returns the components to which queued frames are to be sent.
+// Hops returns the components to which queued frames are to be sent, ascending.
 func (n *Node) Hops() []wire.AgentID {
-	var to []wire.AgentID
+	to := map[wire.AgentID]bool{}
 	for _, s := range n.ordered {
-		for _, pair := range s.order {
-			if len(s.queues[pair]) == 0 || pair.Owner == 0 {
-				continue
-			}
-			if hop := s.way(pair).hop; !slices.Contains(to, hop) {
-				to = append(to, hop)
+		if s.heldBack() {
+			continue
+		}
+		for pair := range s.queues {
+			if pair.Owner != 0 {
+				to[s.way(pair).hop] = true
 			}
 		}
 	}
-	return to
+	return cluster.SortedKeys(to)
 }
 
 // NextFrame takes up to maxBytes of updates that are to be sent to component to, of one group, set and pair. It returns nil
-// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected.
+// when there are none. The caller makes each update's Sum, encodes the body and sends the frame, or calls Disconnected; and
+// Sent says how long it became.
 func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Outgoing {
 	n.now = max(n.now, now)
 	for _, s := range n.ordered {
@@ -70,66 +72,49 @@ func (n *Node) NextFrame(now time.Duration, to wire.AgentID, maxBytes int64) *Ou
 	return nil
 }
 
+// nextFrame takes from the queue that begins with the oldest update.
 func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
-	for k, pair := range s.order {
-		q := s.queues[pair]
-		if len(q) == 0 || pair.Owner == 0 {
-			continue
-		}
-		way := s.way(pair)
-		if way.hop != to {
-			continue
-		}
-		if p := s.pipe(way.acks); p.flying >= p.size {
-			continue // it goes on when something is acknowledged
-		}
-		out := &Outgoing{
-			To:     to,
-			Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
-			Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
-		}
-		room := min(len(q), 256, int(maxBytes/updateOverhead)+1)
-		fl := &flight{to: way.acks, pair: pair, at: s.n.now, items: make([]*item, 0, room)}
-		out.Updates, out.Handles = make([]wire.Update, 0, room), make([]any, 0, room)
-		taken := 0
-		last := wire.Seq(0)
-		for _, it := range q {
-			if it.held {
-				taken++
-				continue
-			}
-			cost := int64(len(it.u.Data)) + updateOverhead
-			if len(fl.items) > 0 && (it.set != out.Header.Set || out.Bytes+cost > maxBytes || it.u.Seq < last ||
-				it.u.Kind == wire.KindMark || len(fl.items) >= wire.MaxUpdatesPerFrame) {
-				break
-			}
-			out.Header.Set = it.set
-			out.Bytes += cost
-			out.Updates = append(out.Updates, it.u)
-			out.Handles = append(out.Handles, it.handle)
-			it.flight = out.Route.No
-			fl.items = append(fl.items, it)
-			last = it.u.Seq
-			taken++
-			if it.u.Kind == wire.KindMark {
-				break // a mark travels alone: whoever reads it need not unpack others
-			}
-		}
-		s.queues[pair] = q[taken:]
-		if len(s.queues[pair]) == 0 {
-			s.queues[pair] = nil
-		}
-		// The next choice begins behind this pair.
-		s.order = append(append(slices.Clone(s.order[:k]), s.order[k+1:]...), pair)
-		if len(fl.items) == 0 {
-			return s.nextFrame(to, maxBytes)
-		}
-		fl.bytes = out.Bytes
-		s.pipe(fl.to).flying += fl.bytes
-		s.flights[out.Route.No] = fl
-		return out
+	if s.heldBack() {
+		return nil
 	}
-	return nil
+	pair, found := s.oldest(to)
+	if !found {
+		return nil
+	}
+	way, q := s.way(pair), s.queues[pair]
+	pipe := s.pipe(way.acks)
+	maxBytes = min(s.frameMax(maxBytes), pipe.size/pipeFrames)
+	out := &Outgoing{
+		To:     to,
+		Rate:   s.rate(),
+		Route:  wire.Route{No: s.n.frameNo(), View: s.view, Owner: pair.Owner, Mirror: pair.Mirror, Via: way.via, Flags: way.flags},
+		Header: wire.BodyHeader{Group: s.group, Primary: s.n.cfg.ID, Incarnation: s.inc, Set: q[0].set},
+	}
+	room := min(len(q), 256, int(maxBytes/updateOverhead)+1)
+	fl := &flight{to: way.acks, pair: pair, at: s.n.now, items: make([]*item, 0, room)}
+	out.Updates, out.Handles = make([]wire.Update, 0, room), make([]any, 0, room)
+	for _, it := range q {
+		if len(fl.items) > 0 && (it.set != out.Header.Set || out.Bytes+it.cost() > maxBytes ||
+			it.u.Kind == wire.KindMark || len(fl.items) >= wire.MaxUpdatesPerFrame) {
+			break
+		}
+		out.Bytes += it.cost()
+		s.traffic.Framed += int64(len(it.u.Data))
+		out.Updates = append(out.Updates, it.u)
+		out.Handles = append(out.Handles, it.handle)
+		it.flight = out.Route.No
+		s.sending(it)
+		fl.items = append(fl.items, it)
+		if it.u.Kind == wire.KindMark {
+			break // a mark travels alone: whoever reads it need not unpack others
+		}
+	}
+	s.dequeue(pair, len(fl.items))
+	fl.bytes = out.Bytes
+	s.charge(out.Bytes)
+	pipe.flying += fl.bytes
+	s.flights[out.Route.No] = fl
+	return out
 }
 
 // acked marks a frame's updates held. It returns false for a number that is not of this source.
@@ -155,7 +140,10 @@ func (s *source) advance() {
 	k := 0
 	for k < len(s.pending) && s.pending[k].held {
 		it := s.pending[k]
-		s.queued -= int64(len(it.u.Data)) + updateOverhead
+		s.queued -= it.cost()
+		if it.u.Kind == wire.KindFolded {
+			s.folding.pending--
+		}
 		s.release(it)
 		k++
 	}
@@ -226,8 +214,9 @@ func (s *source) disconnected(peer wire.AgentID) {
 
 // reassign queues everything that is not held by the assignments of the view.
 func (s *source) reassign() {
-	s.queues, s.order = map[cluster.Pair][]*item{}, nil
+	s.queues = map[cluster.Pair][]*item{}
 	s.forgetFlights()
+	maps.DeleteFunc(s.pipes, func(to wire.AgentID, _ *pipe) bool { return !s.n.state.IsMember(to) })
 	s.pairs = map[wire.Portion]cluster.Pair{}
 	for _, it := range s.pending {
 		if !it.held {

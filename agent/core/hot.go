@@ -29,10 +29,14 @@ func (e *Extents) heat(i int, set wire.Set) {
 	e.hot.newest = int32(i)
 }
 
-// cool takes a hot extent out of the list.
+// cool takes an extent out of the list: no update keeps its bit set any more.
 func (e *Extents) cool(i int) {
 	e.unlink(i)
-	e.ext[i].set = 0
+	x := &e.ext[i]
+	if x.cold() {
+		e.cold--
+	}
+	x.set, x.apart = 0, false
 }
 
 func (e *Extents) unlink(i int) {

@@ -64,7 +64,8 @@ func TestHotList(t *testing.T) {
 			case 2:
 				e.Cleared(e.Clean(set-1, rng.IntN(n), n), set-1)
 			case 3:
-				if i, ok := e.Next(); ok {
+				first, run, _ := e.NextRun(3)
+				for i := first; i < first+run; i++ {
 					e.Copied(i, set)
 				}
 			default:
@@ -80,11 +81,17 @@ func TestHotList(t *testing.T) {
 				}
 				sets = append(sets, e.ext[i].set)
 			}
-			in := 0
+			in, cold := 0, 0
 			for i := range e.ext {
 				if e.ext[i].set != 0 {
 					in++
 				}
+				if e.ext[i].cold() {
+					cold++
+				}
+			}
+			if cold != e.cold {
+				t.Fatalf("seed %d, set %d: %d extents are cold and %d are counted", seed, set, cold, e.cold)
 			}
 			if e.hot.newest != before || in != len(sets) || !slices.IsSorted(sets) {
 				t.Fatalf("seed %d, set %d: %d extents have a set and the list is %v", seed, set, in, sets)

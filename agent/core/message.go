@@ -35,6 +35,7 @@ const (
 	kindPing        = 17
 	kindPong        = 18
 	kindRelay       = 19
+	kindChecked     = 20
 )
 
 type (
@@ -68,6 +69,19 @@ type (
 		// and whether it waits for it.
 		Need   int64 `cbor:",omitempty"`
 		NoRoom bool  `cbor:",omitempty"`
+		// Check is how far it is with the group's check; nil when it has nothing to do for one.
+		Check *CheckProgress `cbor:",omitempty"`
+		// Copies are the volumes of which something is to be copied, ascending.
+		Copies []CopyStatus `cbor:",omitempty"`
+		Traffic
+	}
+	// CopyStatus is how far the copy of one volume is, in bytes and bytes a second.
+	CopyStatus struct {
+		Volume wire.VolumeID
+		Left   int64
+		Total  int64
+		Rate   int64
+		First  bool `cbor:",omitempty"` // it is the volume's first copy
 	}
 	// ComponentStatus is where a component stands.
 	ComponentStatus struct {
@@ -161,7 +175,7 @@ type (
 	Holding struct {
 		SetPortion
 		Seqs SeqRanges
-		More SeqRanges `cbor:",omitempty"` // in a Report: those whose write goes on with the next seq
+		More SeqRanges `cbor:",omitempty"` // in a Report: seqs at which no prefix may end, for what is held; see wire.Update.Prefix
 	}
 
 	// Lines hands an owner its lines of a manifest: what it must hold of each portion.
@@ -300,6 +314,7 @@ func (*CaptainSees) kind() byte { return kindCaptainSees }
 func (*Ping) kind() byte        { return kindPing }
 func (*Pong) kind() byte        { return kindPong }
 func (*Relay) kind() byte       { return kindRelay }
+func (*Checked) kind() byte     { return kindChecked }
 
 func newMessage(kind byte) Message {
 	switch kind {
@@ -341,6 +356,8 @@ func newMessage(kind byte) Message {
 		return new(Pong)
 	case kindRelay:
 		return new(Relay)
+	case kindChecked:
+		return new(Checked)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 
 func samples() []Message {
 	return []Message{
-		&Status{Run: 1, Round: 2, View: 3, Groups: []GroupStatus{{Group: 1, Inc: 2, Open: 3, Seq: 4}}, Component: &ComponentStatus{Life: 9, Rebuilding: true}},
+		&Status{Run: 1, Round: 2, View: 3, Groups: []GroupStatus{{Group: 1, Inc: 2, Open: 3, Seq: 4, Check: &CheckProgress{Number: 5}}}, Component: &ComponentStatus{Life: 9, Rebuilding: true}},
 		&Pause{Group: 1, Term: 2, Attempt: 3},
 		&Paused{Group: 1, Inc: 2, Term: 3, Attempt: 4, Open: 5},
 		&Resume{Group: 1, Term: 2, Attempt: 3, Set: 4},
@@ -30,6 +30,7 @@ func samples() []Message {
 		&Ping{Run: 1, At: 2},
 		&Pong{Run: 1, At: 2, Unreached: []wire.AgentID{3}},
 		&Relay{From: 1, To: 2, Raft: true, Data: []byte{3}},
+		&Checked{Group: 1, Inc: 2, Volume: 3, Results: []CheckResult{{Seq: 4, Verdict: CheckDiffers}}},
 	}
 }
 

@@ -211,14 +211,14 @@ func (p *havePager) flush() {
 	}
 }
 
-// list returns the seqs above from that are durable here, and those of them whose write goes on.
+// list returns the seqs above from that are durable here, and those at which for their sake no prefix may end.
 func (h *holding) list(from wire.Seq) (seqs, more SeqRanges) {
 	var end, moreEnd wire.Seq
 	for _, e := range h.entries {
 		if e.durable && e.seq > from {
 			seqs = seqs.Add(&end, e.seq)
-			if e.f.updates[e.i].More {
-				more = more.Add(&moreEnd, e.seq)
+			if hi := e.f.updates[e.i].Prefix() - 1; hi >= e.seq && hi > moreEnd {
+				more = more.AddRun(&moreEnd, max(e.seq, moreEnd+1), hi)
 			}
 		}
 	}

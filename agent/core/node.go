@@ -9,10 +9,13 @@
 //	reach.go      who is reached, and over whom the others are
 //	recover.go    the control plane after a majority is gone: a new generation
 //	source.go     primary: numbering, attaching and leaving
+//	superseded.go primary: writes that need not be sent
 //	flights.go    primary: frames on their way, held up to
 //	pipe.go       primary: how much is on its way, and what seems lost
+//	traffic.go    primary: how much may be sent, and how much was
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
+//	check.go      what secondaries found when they compared, on its way to the primary
 //	extents.go    primary: which extents a crash would make us copy again
 //	component.go  component: its part as a whole
 //	receive.go    component: taking frames
@@ -125,6 +128,10 @@ func (n *Node) Receive(now time.Duration, from wire.AgentID, msg Message) {
 	case *Resume:
 		if s := n.sources[m.Group]; s != nil {
 			s.resume(from, m)
+		}
+	case *Checked:
+		if s := n.sources[m.Group]; s != nil {
+			s.checkAnswered(from, m)
 		}
 	case *FrameAck:
 		n.frameAck(from, m)

@@ -13,21 +13,28 @@ import (
 type pipe struct {
 	flying   int64 // bytes
 	size     int64
-	best     time.Duration // the shortest an ack took lately: what the way takes without queues
-	bestAt   time.Duration
+	best     time.Duration // the shortest that an ack has taken: the way without queues; 0 before the first
 	shrinkAt time.Duration // not before
 }
 
-// A pipe grows while acks come within pipeGrow of the shortest, and is halved when they take longer than pipeShrink above
-// it: what waits on the way is then more than half a second's worth.
+// Of a pipe. A frame passes one link after the other, and waits at each for its last byte: only several small ones keep
+// all links of their way busy.
 const (
 	pipeMin    = int64(1) << 20
 	pipeStart  = int64(4) << 20
 	pipeMax    = int64(16) << 20
-	pipeGrow   = 250 * time.Millisecond
-	pipeShrink = 750 * time.Millisecond
-	pipeForget = 30 * time.Second // for so long the shortest counts
+	pipeFrames = 8 // so many frames at least fill it
 )
+
+// A pipe that is used grows while acks take less than a sixth of ResendAfter longer than the shortest, and is halved when
+// they take half of it longer. The shortest is not forgotten: under steady load none comes near it again, and a pipe that
+// took what it sees for the way itself would grow for ever.
+const (
+	pipeGrow   = 6
+	pipeShrink = 2
+)
+
+func (p *pipe) full() bool { return p.flying >= p.size }
 
 func (s *source) pipe(to wire.AgentID) *pipe {
 	p := s.pipes[to]
@@ -41,14 +48,16 @@ func (s *source) pipe(to wire.AgentID) *pipe {
 // landed takes a frame off its pipe, because it was acknowledged or is to be sent again.
 func (s *source) landed(fl *flight, acked bool) {
 	p, took := s.pipe(fl.to), s.n.now-fl.at
+	used := p.flying >= p.size/2 // one that is not is not seen to be too small
 	p.flying -= fl.bytes
-	if acked && (took < p.best || p.bestAt == 0 || s.n.now-p.bestAt >= pipeForget) {
-		p.best, p.bestAt = took, s.n.now
+	if acked && (p.best == 0 || took < p.best) {
+		p.best = max(took, 1)
 	}
+	waited, limit := took-p.best, s.n.cfg.ResendAfter
 	switch {
-	case acked && took < p.best+pipeGrow:
+	case acked && used && waited < limit/pipeGrow:
 		p.size = min(pipeMax, p.size+fl.bytes)
-	case took > p.best+pipeShrink && s.n.now >= p.shrinkAt:
+	case waited > limit/pipeShrink && s.n.now >= p.shrinkAt:
 		p.size, p.shrinkAt = max(pipeMin, p.size/2), s.n.now+took
 	}
 	s.n.eff.Wake = true

@@ -224,8 +224,11 @@ func (n *Node) relayRaft(ms []*raftpb.Message) (straight []*raftpb.Message) {
 
 // relay passes on what one agent has for another, or takes what is for this one. It goes over one agent at most.
 func (n *Node) relay(from wire.AgentID, m *Relay) {
-	if n.state.Agents[m.From] == nil || len(m.Data) > maxRelayed {
-		return // of an agent that was removed
+	// Raft tells who was away of agents that joined meanwhile, one of which may be the captain. Their numbers are above all that
+	// it knows; others that it does not know were removed.
+	joined := m.Raft && m.To == n.cfg.ID && m.From >= n.state.NextAgent
+	if (n.state.Agents[m.From] == nil && !joined) || len(m.Data) > maxRelayed {
+		return
 	}
 	if m.To != n.cfg.ID {
 		if from == m.From && n.state.Agents[m.To] != nil {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -11,9 +12,12 @@ import (
 // union is what the owners and mirrors together hold of an ended incarnation above what is committed.
 type union struct {
 	sets  map[wire.Seq]where
-	more  map[wire.Seq]bool // the write goes on with the next seq
+	more  []seqRun // where no prefix may end, ascending by their begins
 	marks map[wire.Seq]MarkSeen
 }
+
+// seqRun is all seqs from lo to hi.
+type seqRun struct{ lo, hi wire.Seq }
 
 type where struct {
 	set     wire.Set
@@ -29,7 +33,7 @@ func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnati
 		return union{}, false
 	}
 	reports := w.reports[inc.ID]
-	u := union{sets: map[wire.Seq]where{}, more: map[wire.Seq]bool{}, marks: map[wire.Seq]MarkSeen{}}
+	u := union{sets: map[wire.Seq]where{}, marks: map[wire.Seq]MarkSeen{}}
 	for _, m := range c.n.state.Members {
 		for _, r := range reports[m] {
 			for _, h := range r.Held {
@@ -50,7 +54,7 @@ func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnati
 				}); err != nil {
 					return u, false
 				}
-				if err := h.More.Each(func(s wire.Seq) { u.more[s] = true }); err != nil {
+				if err := h.More.EachRun(func(lo, hi wire.Seq) { u.more = append(u.more, seqRun{lo, hi}) }); err != nil {
 					return u, false
 				}
 			}
@@ -59,7 +63,32 @@ func (c *captain) gather(g *cluster.Group, w *groupWatch, inc *cluster.Incarnati
 			}
 		}
 	}
+	u.mergeRuns()
 	return u, true
+}
+
+// mergeRuns makes one of the runs that overlap or touch.
+func (u *union) mergeRuns() {
+	slices.SortFunc(u.more, func(a, b seqRun) int { return cmp.Compare(a.lo, b.lo) })
+	merged := u.more[:0]
+	for _, r := range u.more {
+		if n := len(merged); n > 0 && r.lo <= merged[n-1].hi+1 {
+			merged[n-1].hi = max(merged[n-1].hi, r.hi)
+			continue
+		}
+		merged = append(merged, r)
+	}
+	u.more = merged
+}
+
+// prefix returns the highest seq up to s, but not below least, at which a prefix may end: it separates neither the pieces of a
+// write nor a folded update from its absorber.
+func (u *union) prefix(s, least wire.Seq) wire.Seq {
+	k, _ := slices.BinarySearchFunc(u.more, s, func(r seqRun, s wire.Seq) int { return cmp.Compare(r.hi, s) })
+	if k < len(u.more) && u.more[k].lo <= s {
+		s = u.more[k].lo - 1
+	}
+	return max(s, least)
 }
 
 // reported reports whether every member of the view has sent all pages of a report that begins low enough.
@@ -76,7 +105,7 @@ func (c *captain) reported(w *groupWatch, inc *cluster.Incarnation) bool {
 	return len(c.n.state.Members) > 0
 }
 
-// end returns the longest prefix of the union, to the end of a whole write, and how many copies it lacks to be held: as long
+// end returns the longest prefix of the union that separates nothing, and how many copies it lacks to be held: as long
 // as it does, a loss may still make it shorter.
 func (u *union) end(committed wire.Seq) (seq wire.Seq, missing int) {
 	seq = committed
@@ -88,10 +117,7 @@ func (u *union) end(committed wire.Seq) (seq wire.Seq, missing int) {
 		missing += max(at.missing, 0)
 		seq++
 	}
-	for seq > committed && u.more[seq] {
-		seq-- // no prefix separates the pieces of one write
-	}
-	return seq, missing
+	return u.prefix(seq, committed), missing
 }
 
 // copying is how many copies a seal waits for, and since when it is so many.

@@ -10,14 +10,16 @@ import (
 type SeqRanges []uint64
 
 // Add appends a seq that is above all others in it.
-func (r SeqRanges) Add(end *wire.Seq, s wire.Seq) SeqRanges {
-	if n := len(r); n > 0 && *end+1 == s {
-		r[n-1]++
-		*end = s
-		return r
+func (r SeqRanges) Add(end *wire.Seq, s wire.Seq) SeqRanges { return r.AddRun(end, s, s) }
+
+// AddRun appends the seqs from lo to hi, which are above all others in it.
+func (r SeqRanges) AddRun(end *wire.Seq, lo, hi wire.Seq) SeqRanges {
+	if n := len(r); n > 0 && *end+1 == lo {
+		r[n-1] += uint64(hi - *end)
+	} else {
+		r = append(r, uint64(lo-*end), uint64(hi-lo)+1)
 	}
-	r = append(r, uint64(s-*end), 1)
-	*end = s
+	*end = hi
 	return r
 }
 
@@ -27,21 +29,33 @@ const maxListedSeqs = 1 << 24
 // Each calls f for every seq, ascending. It returns an error for a list that is not well formed or stands for more seqs
 // than anyone may hold.
 func (r SeqRanges) Each(f func(wire.Seq)) error {
+	total := uint64(0)
+	for i := 1; i < len(r); i += 2 {
+		if r[i] > maxListedSeqs-total {
+			return fmt.Errorf("read seq list: the runs up to %d are longer than %d", i/2, maxListedSeqs)
+		}
+		total += r[i]
+	}
+	return r.EachRun(func(lo, hi wire.Seq) {
+		for s := lo; s <= hi; s++ {
+			f(s)
+		}
+	})
+}
+
+// EachRun calls f for every run of seqs, ascending. It returns an error for a list that is not well formed.
+func (r SeqRanges) EachRun(f func(lo, hi wire.Seq)) error {
 	if len(r)%2 != 0 {
 		return fmt.Errorf("read seq list: %d numbers are not pairs", len(r))
 	}
-	var at, total uint64
+	var at uint64
 	for i := 0; i < len(r); i += 2 {
 		gap, n := r[i], r[i+1]
-		if gap == 0 || n == 0 || n > maxListedSeqs-total || at+gap < at || at+gap+n < at {
+		if gap == 0 || n == 0 || at+gap < at || at+gap+n < at+gap {
 			return fmt.Errorf("read seq list: run %d has gap %d and length %d", i/2, gap, n)
 		}
-		total += n
-		at += gap - 1
-		for range n {
-			at++
-			f(wire.Seq(at))
-		}
+		f(wire.Seq(at+gap), wire.Seq(at+gap+n-1))
+		at += gap + n - 1
 	}
 	return nil
 }

@@ -30,14 +30,16 @@ func (s *source) openSet(set wire.Set) {
 	s.open, s.openedAt, s.first, s.setBytes = set, s.n.now, s.next, 0
 	s.lines, s.lastLine = map[wire.Portion]*Tally{}, nil
 	s.pairs = map[wire.Portion]cluster.Pair{}
+	s.openFolding()
 	s.n.eff.Wake = true
 }
 
 // closeSet ends the open set with its manifest and opens the next.
 func (s *source) closeSet(next wire.Set) {
-	// Once nothing was left to copy, what is copied later breaks nothing: it is what failed writes left.
-	s.again = s.again && s.resync > 0
-	m := Manifest{First: s.first, Last: s.next, Broken: s.broken || s.again}
+	m := Manifest{First: s.first, Last: s.next, Broken: s.broken || (s.again && s.resync > 0)}
+	if !m.Broken {
+		s.again = false // once nothing was left to copy, what is copied later breaks nothing: it is what failed writes left
+	}
 	for p, t := range s.lines {
 		m.Lines = append(m.Lines, Line{Portion: p, Tally: *t})
 	}

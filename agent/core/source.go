@@ -11,7 +11,8 @@ import (
 
 // A write passes these stages on its primary:
 //
-//  1. Submit numbers it (sequential per group) into the open set and queues it for its (owner, mirror) pair.
+//  1. Submit numbers it (sequential per group) into the open set and queues it for its (owner, mirror) pair. What it
+//     supersedes there is folded (superseded.go).
 //  2. NextFrame takes what is queued for one pair and set as a frame (the sender encodes and sends it, outside).
 //  3. acked marks the frame's updates held; held up to rises over every dense prefix, and their payload is released.
 //  4. The end of the set appends its manifest as a mark, which takes the same way.
@@ -26,7 +27,7 @@ var (
 	// ErrDetached says that the group has no incarnation or no open set here: the write is to be remembered in the
 	// bitmap.
 	ErrDetached = errors.New("the group is not attached")
-	// ErrSetFull says that the open set has reached twice its byte limit and can not be closed, for want of a captain
+	// ErrSetFull says that the open set has reached twice its limit of bytes or portions and can not be closed, for want of a captain
 	// or a grant: the group is to be suspended.
 	ErrSetFull = errors.New("the open set is full and can not be closed")
 )
@@ -37,6 +38,7 @@ type item struct {
 	set    wire.Set
 	handle any
 	held   bool
+	at     int64  // what was numbered before it in this incarnation, in bytes
 	flight uint64 // number of the frame it went out in, 0 while it is queued
 	pair   cluster.Pair
 }
@@ -74,13 +76,14 @@ type source struct {
 	again     bool                          // an older incarnation has uncommitted sets: a volume may turn out to be copied by them
 	broken    bool                          // the resync of this incarnation is not whole
 	copied    map[wire.VolumeID]bool        // volumes whose first copy was finished in this incarnation
-	bytes     int64
+	bytes     int64                         // submitted in this incarnation
+	numbered  int64                         // those, and what manifests and updates without data count for
 	resync    int64
 	copyTotal int64
+	copies    []CopyStatus
 
-	pending []*item // ascending by seq, dense; pending[0] is not held
-	queues  map[cluster.Pair][]*item
-	order   []cluster.Pair // pairs in the order in which they were first queued, for a fair and repeatable choice
+	pending []*item                  // ascending by seq, dense; pending[0] is not held
+	queues  map[cluster.Pair][]*item // those of pending that are in no flight; see queue.go
 	flights map[uint64]*flight
 	pipes   map[wire.AgentID]*pipe
 	acks    map[track]ackSeen
@@ -88,7 +91,12 @@ type source struct {
 	marks   []markHeld // closed sets whose mark is not yet below held up to
 	heldSet wire.Set
 
-	hold hold
+	checked []Checked      // of this incarnation, for the shell
+	check   *CheckProgress // what the shell says of it
+	hold    hold
+	folding folding
+	band    bandwidth
+	traffic Traffic
 }
 
 // AddSource tells the node that this agent can serve the group's volumes: it attaches as soon as it may. Calling it
@@ -155,9 +163,9 @@ func (n *Node) Submit(now time.Duration, g wire.GroupID, ups []wire.Update, hand
 	for i := range ups {
 		total += int64(len(ups[i].Data)) + updateOverhead
 	}
-	if grp := n.state.Groups[g]; grp != nil && s.setBytes > 0 && s.setBytes+total > grp.SetBytes {
+	if grp := n.state.Groups[g]; grp != nil && s.setBytes > 0 && (s.setBytes+total > grp.SetBytes || len(s.lines) >= setPortions) {
 		s.closeLocal()
-		if s.setBytes+total > 2*grp.SetBytes {
+		if s.setBytes+total > 2*grp.SetBytes || len(s.lines) >= 2*setPortions {
 			return 0, 0, ErrSetFull
 		}
 	}
@@ -172,13 +180,21 @@ func (n *Node) Submit(now time.Duration, g wire.GroupID, ups []wire.Update, hand
 	return s.inc, s.next - 1, nil
 }
 
+// setPortions is how many portions a set may touch before it closes early. Twice as many lines still make a mark of less than
+// wire.MaxUpdateLength: a line takes some 52 bytes.
+const setPortions = 1 << 15
+
 // updateOverhead is what an update without data counts for in the limits.
 const updateOverhead = 64
+
+// cost is what the update counts for in the limits.
+func (it *item) cost() int64 { return int64(len(it.u.Data)) + updateOverhead }
 
 // number gives the next seq and queues the update.
 func (s *source) number(it *item) {
 	it.u.Seq = s.next
 	s.next++
+	s.traffic.Written += int64(len(it.u.Data))
 	p := it.u.PortionID()
 	if s.lastLine == nil || s.lastKey != p {
 		l := s.lines[p]
@@ -189,31 +205,12 @@ func (s *source) number(it *item) {
 		s.lastKey, s.lastLine = p, l
 	}
 	s.lastLine.add(it.u.Seq)
+	s.supersede(it)
 	s.pending = append(s.pending, it)
-	s.queued += int64(len(it.u.Data)) + updateOverhead
+	it.at = s.numbered
+	s.numbered += it.cost()
+	s.queued += it.cost()
 	s.enqueue(it)
-}
-
-// enqueue puts an item into the queue of its pair. It goes out in the next frame to that owner.
-func (s *source) enqueue(it *item) {
-	g := s.n.state.Groups[s.group]
-	p := it.u.PortionID()
-	var pair cluster.Pair
-	if it.set == s.open {
-		var ok bool
-		if pair, ok = s.pairs[p]; !ok {
-			pair = s.n.state.Pair(g, it.set, p)
-			s.pairs[p] = pair
-		}
-	} else {
-		pair = s.n.state.Pair(g, it.set, p)
-	}
-	it.pair, it.flight = pair, 0
-	if _, ok := s.queues[pair]; !ok {
-		s.order = append(s.order, pair)
-	}
-	s.queues[pair] = append(s.queues[pair], it)
-	s.n.eff.Wake = true
 }
 
 // detach drops everything that belongs to the incarnation: its end is recorded, or asked for.
@@ -222,16 +219,18 @@ func (s *source) detach() {
 		s.release(it)
 	}
 	s.inc, s.open, s.next, s.first = 0, 0, 1, 1
-	s.pending, s.queued, s.bytes, s.setBytes = nil, 0, 0, 0
-	s.queues, s.order, s.pipes = map[cluster.Pair][]*item{}, nil, map[wire.AgentID]*pipe{}
+	s.pending, s.queued, s.bytes, s.numbered, s.setBytes = nil, 0, 0, 0, 0
+	s.queues, s.pipes = map[cluster.Pair][]*item{}, map[wire.AgentID]*pipe{}
 	s.forgetFlights()
 	s.pairs, s.lines, s.lastLine = map[wire.Portion]cluster.Pair{}, map[wire.Portion]*Tally{}, nil
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
+	s.copies = nil
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
-	s.hold = hold{}
+	s.hold, s.folding = hold{}, folding{}
 	if s.saysNeed {
 		s.need = -1
 	}
+	s.checked = nil
 	s.n.eff.Wake = true
 }
 
@@ -313,12 +312,14 @@ func (s *source) appliedIsHeld(applied wire.Set) {
 		}
 		it.held = true
 	}
+	s.unqueueHeld()
 	s.advance()
 }
 
 func (s *source) tick() {
 	n := s.n
 	s.holdTick()
+	s.bandTick()
 	g := n.state.Groups[s.group]
 	if g == nil {
 		return
@@ -330,12 +331,12 @@ func (s *source) tick() {
 		}
 		s.resend()
 	case g.Phase != cluster.Replicating:
-	case s.suspended || !s.ready:
+	case s.suspended || !s.ready || !s.fits():
 		if inc := g.Live(n.cfg.ID); inc != nil && n.now >= s.endAt {
 			s.endAt = n.now + n.cfg.RetryEvery
 			n.Propose(cluster.Command{End: &cluster.End{Group: s.group, Inc: inc.ID}})
 		}
-	case n.now >= s.attachAt && len(n.state.Members) > 0 && s.fits():
+	case n.now >= s.attachAt && len(n.state.Members) > 0:
 		s.attachAt = n.now + n.cfg.RetryEvery
 		n.Propose(cluster.Command{Attach: &cluster.Attach{Group: s.group, Primary: n.cfg.ID, Nonce: s.nonce}})
 	}
@@ -357,6 +358,13 @@ func (n *Node) SetResync(g wire.GroupID, broken bool, copied []wire.VolumeID, le
 	}
 }
 
+// SetCopies tells the node how far the copies are, volume by volume, for the status.
+func (n *Node) SetCopies(g wire.GroupID, copies []CopyStatus) {
+	if s := n.sources[g]; s != nil {
+		s.copies = copies
+	}
+}
+
 // View returns what the shell needs to know of one of this agent's groups as a primary.
 func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	s, grp := n.sources[g], n.state.Groups[g]
@@ -365,7 +373,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	}
 	v := GroupView{
 		Group: g, Inc: s.inc, Mode: grp.Mode, Open: s.open, Applied: grp.Applied,
-		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued,
+		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued, Folded: s.folding.pending,
 	}
 	if inc := grp.Inc(s.inc); inc != nil {
 		v.Whole = inc.Whole != 0
@@ -376,7 +384,8 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 func (s *source) status() GroupStatus {
 	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
-		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal,
+		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal, Copies: s.copies, Traffic: s.traffic,
+		Check: s.check,
 	}
 	if s.inc == 0 && s.need != 0 {
 		gs.Need, gs.NoRoom = max(s.wants(), -1), s.noRoom

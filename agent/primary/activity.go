@@ -20,8 +20,8 @@ type activity struct {
 	onDisk bitset
 	stale  bitset // sectors that may differ from Extents on disk
 	behind int    // how many are
-	redo   int    // the extent that is being copied and was dirtied meanwhile, -1 for none
-	at     int    // the extent that is being copied, -1 for none
+	at, to int    // the extents [at, to) are being copied, none while to is 0
+	redo   bool   // one of them was dirtied meanwhile
 	off    bool   // all bits are set on disk, so that no write makes any durable
 	copy   uint64 // that the bits are of, see cluster.Volume
 
@@ -48,7 +48,7 @@ type activeRound struct {
 func openActivity(m bitMedium, shape bitShape, off bool) (a *activity, fresh bool, reason error) {
 	file, bits, _, reason := openBitFile(m, shape)
 	n := shape.extents()
-	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), redo: -1, at: -1, off: off, copy: shape.copy, file: file, shape: shape}
+	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), off: off, copy: shape.copy, file: file, shape: shape}
 	if bits == nil {
 		a.ext = core.NewExtents(shape.size, shape.extent, nil)
 	} else {
@@ -129,8 +129,8 @@ func (a *activity) dirtied(off, length int64) (more bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ext.Dirtied(off, length)
-	if first, last := a.ext.Range(off, length); first <= a.at && a.at <= last {
-		a.redo = a.at // a part of it may have been read before
+	if first, last := a.ext.Range(off, length); first < a.to && a.at <= last {
+		a.redo = true // a part of it may have been read before
 	}
 	return a.ext.ToCopy() > 0
 }
@@ -221,6 +221,7 @@ func (a *activity) gatherLocked() {
 func (a *activity) resync() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.at, a.to = 0, 0
 	return int64(a.ext.Resync()) * a.shape.extent
 }
 
@@ -228,44 +229,49 @@ func (a *activity) resync() int64 {
 func (a *activity) detach() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.at, a.to = 0, 0
 	a.ext.Detach()
 }
 
-// nextCopy returns the next extent to copy and its range. copied, or skip, follows.
-func (a *activity) nextCopy() (i int, off, length int64, ok bool) {
+// nextCopy returns the next extents to copy, n in a row and limit at most, and their range. copied, or skip, follows.
+func (a *activity) nextCopy(limit int) (first, n int, off, length int64, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if i, ok = a.ext.Next(); !ok {
-		return 0, 0, 0, false
+	if first, n, ok = a.ext.NextRun(limit); !ok {
+		return 0, 0, 0, 0, false
 	}
-	off, length = a.ext.Span(i)
-	a.at, a.redo = i, -1
-	return i, off, length, true
+	off, _ = a.ext.Span(first)
+	last, length := a.ext.Span(first + n - 1)
+	a.at, a.to, a.redo = first, first+n, false
+	return first, n, off, last + length - off, true
 }
 
-// copied ends the copy of an extent, unless it was dirtied meanwhile and is to be copied again.
-func (a *activity) copied(i int, set wire.Set) {
+// copied ends the copy of n extents, unless one was dirtied meanwhile, or the incarnation for which they were copied has
+// ended: then they are copied again.
+func (a *activity) copied(first, n int, set wire.Set) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.redo != i {
+	for i := first; i < min(first+n, a.to) && !a.redo; i++ {
 		a.ext.Copied(i, set)
 	}
-	a.at, a.redo = -1, -1
+	a.at, a.to, a.redo = 0, 0, false
 }
 
-// skip leaves an extent to be copied another time.
+// skip leaves extents to be copied another time.
 func (a *activity) skip() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.at, a.redo = -1, -1
+	a.at, a.to, a.redo = 0, 0, false
 }
 
-// putAside leaves an extent that can not be read, and has the copy go on without it.
+// putAside leaves an extent that is being copied and can not be read, and has the copy go on without it.
 func (a *activity) putAside(i int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ext.PutAside(i)
-	a.at, a.redo = -1, -1
+	if a.at <= i && i < a.to { // not after the end of its incarnation
+		a.ext.PutAside(i)
+	}
+	a.at, a.to, a.redo = 0, 0, false
 }
 
 // aside returns how many extents are put aside, and the ranges of the first ones.

@@ -39,6 +39,7 @@ type world struct {
 	hard      core.Ready // last hard state, snapshot and all entries
 	frames    []*wire.Body
 	events    []string
+	told      []core.Event
 	run       uint64
 	linkDown  bool          // frames are dropped
 	noRoom    chan struct{} // while it is there and open, the link takes no frames
@@ -47,6 +48,9 @@ type world struct {
 	unstored  []core.Store
 	unapplied []core.Apply
 	opened    map[string]error // what opening a source fails with
+
+	lag     time.Duration                             // from the comparison of a set to its application
+	verdict func(core.CheckVerdict) core.CheckVerdict // changes the targets' answers; 0 for none. Nil: as they are
 
 	host *host
 }
@@ -205,6 +209,7 @@ func (w *world) noteEvent(es ...core.Event) {
 	defer w.mu.Unlock()
 	for _, e := range es {
 		w.events = append(w.events, e.Name)
+		w.told = append(w.told, e)
 	}
 }
 

@@ -2,6 +2,7 @@ package primary_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/primary"
+	"flotilla/agent/vfs/crashfs"
 	"flotilla/blockdev"
 	"flotilla/blockdev/faulty"
 	"flotilla/wire"
@@ -59,6 +61,26 @@ func TestFirstCopyUnderWrites(t *testing.T) {
 			})
 		})
 	}
+}
+
+// addFilled gives the world, which has no volume yet, one whose source is full of data.
+func (w *world) addFilled(name string, size int64) *blockdev.Memory {
+	w.t.Helper()
+	src := blockdev.NewMemory(size)
+	block := make([]byte, 64<<10)
+	for i := range block {
+		block[i] = byte(i%251 + 1)
+	}
+	for off := int64(0); off < size; off += int64(len(block)) {
+		binary.LittleEndian.PutUint64(block, uint64(off)+1)
+		if _, err := src.WriteAt(block[:min(int64(len(block)), size-off)], off); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.sources["/src/"+name] = src
+	w.targets[1] = blockdev.NewMemory(size)
+	w.propose(*w.createVolume(volumeSpec{name, size}))
+	return src
 }
 
 func sizeName(n int64) string {
@@ -266,6 +288,100 @@ func TestWrongSizeIsRefused(t *testing.T) {
 		if v, _ := w.view(); v.Inc != 0 {
 			t.Error("a group without its volumes has attached")
 		}
+		w.shut()
+	})
+}
+
+// TestResyncRate: the group's ceiling counts as soon as it is set, and what is told of the copy agrees with it.
+func TestResyncRate(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, cluster.Async, primary.Limits{})
+		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, ResyncRate: 1 << 20}})
+		w.addFilled("a", 40<<20)
+		w.attached()
+		began := time.Now()
+		time.Sleep(20 * time.Second)
+		st := w.group().Volumes[0]
+		if done := st.Total - st.ToCopy; !st.First || st.Total != 40<<20 || done < 19<<20 || done > 22<<20 {
+			t.Errorf("after 20 s at 1 MiB/s: %+v", st)
+		}
+		if st.Rate < 0.9*(1<<20) || st.Rate > 1.15*(1<<20) {
+			t.Errorf("the rate is %.0f bytes a second", st.Rate)
+		}
+		w.host.loop.View(func(n *core.Node) {
+			if c := n.Heard()[1].Status.Groups[0].Copies; len(c) != 1 || c[0].Volume != 1 || !c[0].First || c[0].Total != 40<<20 || c[0].Left > 22<<20 || c[0].Rate < 1<<19 {
+				t.Errorf("the captain is told %+v", c)
+			}
+		})
+		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, ResyncRate: 5 << 20}})
+		w.settled()
+		if d := time.Since(began); d < 23*time.Second || d > 26*time.Second {
+			t.Errorf("40 MiB took %v, want 20 s for the first half and 4 s for the second", d)
+		}
+		w.eventually("the captain is told that the copy is over", func() (over bool) {
+			w.host.loop.View(func(n *core.Node) { over = len(n.Heard()[1].Status.Groups[0].Copies) == 0 })
+			return over
+		})
+		w.mu.Lock()
+		told := slices.Clone(w.told)
+		w.mu.Unlock()
+		var percents []int64
+		for _, e := range told {
+			if e.Name == "copy.progress" {
+				percents = append(percents, attr(t, e, "percent").(int64))
+				if left, rate := attr(t, e, "seconds_left").(int64), attr(t, e, "bytes_per_second").(int64); left < 1 || left > 40 || rate < 1<<19 {
+					t.Errorf("%v", e)
+				}
+			}
+		}
+		if len(percents) < 6 || percents[0] != 10 || !slices.IsSorted(percents) {
+			t.Errorf("the events tell of %v percent", percents)
+		}
+		w.shut()
+	})
+}
+
+func attr(t *testing.T, e core.Event, key string) any {
+	t.Helper()
+	for i := 0; i+1 < len(e.Attrs); i += 2 {
+		if e.Attrs[i] == key {
+			return e.Attrs[i+1]
+		}
+	}
+	t.Fatalf("event %v has no %s", e, key)
+	return nil
+}
+
+// TestFirstCopyGoesOn: what is applied of a first copy is not copied again, whenever the agent dies.
+func TestFirstCopyGoesOn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, cluster.Async, primary.Limits{CopyRate: 4 << 20})
+		w.shut()
+		fsys := crashfs.New(1)
+		w.fs = fsys
+		w.start()
+		const size = 80 << 20
+		w.addFilled("a", size)
+		read := int64(0)
+		for tenth := int64(1); tenth < 10; tenth++ {
+			w.eventually("another tenth", func() bool {
+				st := w.group()
+				return len(st.Volumes) == 1 && st.Volumes[0].Total == size && size-st.Volumes[0].ToCopy >= tenth*size/10
+			})
+			w.write(1, tenth*4096, []byte{1})
+			read += w.group().Volumes[0].Read
+			fsys.PowerCut()
+			w.die()
+			fsys.Restart()
+			w.start()
+		}
+		w.settled()
+		read += w.group().Volumes[0].Read
+		// A kill costs what was not applied, and what was cleared since the bits were last made durable: 2 s at most.
+		if read > size+9*2*(4<<20) {
+			t.Errorf("%d bytes were read of a volume of %d", read, size)
+		}
+		t.Logf("read %d bytes of %d", read, size)
 		w.shut()
 	})
 }

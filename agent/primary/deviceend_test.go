@@ -101,8 +101,8 @@ func TestUnreadableBits(t *testing.T) {
 	}
 	a := open()
 	a.resync()
-	for i, _, _, ok := a.nextCopy(); ok; i, _, _, ok = a.nextCopy() {
-		a.copied(i, 1)
+	for i, n, _, _, ok := a.nextCopy(3); ok; i, n, _, _, ok = a.nextCopy(3) {
+		a.copied(i, n, 1)
 	}
 	if _, err := a.clean(1, 0, maxExtents, dev.Flush); err != nil {
 		t.Fatal(err)

@@ -112,9 +112,10 @@ func (g *group) begin() {
 	ctx, stop := context.WithCancel(context.Background())
 	g.stop = stop
 	g.done.Go(func() { g.runCopier(ctx) })
+	g.done.Go(func() { g.runChecker(ctx) })
 }
 
-// end stops the group's copier. Its volumes are closed.
+// end stops the group's copier and checker. Its volumes are closed.
 func (g *group) end() {
 	g.stop()
 	g.done.Wait()
@@ -127,7 +128,10 @@ func (g *group) serve() {
 	g.added = true
 	g.mu.Unlock()
 	if !added {
-		g.p.loop.Do(func(n *core.Node, now time.Duration) { n.AddSource(now, g.id) })
+		g.p.loop.Do(func(n *core.Node, now time.Duration) {
+			n.AddSource(now, g.id)
+			n.SetNeed(now, g.id, g.need(n))
+		})
 		g.p.kick()
 	}
 }

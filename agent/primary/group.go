@@ -1,6 +1,7 @@
 package primary
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -26,10 +27,13 @@ type group struct {
 	shared atomic.Bool // several primaries
 	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded
 
-	copyNow chan struct{}    // capacity 1: wakes the copier
-	buffers chan *copyBuffer // of the copier; nil ones are yet to be allocated
-	stop    context.CancelFunc
-	done    sync.WaitGroup
+	requests atomic.Int64 // that clients have made
+
+	copyNow  chan struct{}    // capacity 1: wakes the copier
+	checkNow chan struct{}    // capacity 1: wakes the checker
+	buffers  chan *copyBuffer // of the copier; nil ones are yet to be allocated
+	stop     context.CancelFunc
+	done     sync.WaitGroup
 
 	mu sync.Mutex
 
@@ -42,12 +46,15 @@ type group struct {
 	waits   []heldWait
 	closing bool
 	toldAt  time.Duration // when the node was told how the copies stand
+	check   *checkJob     // nil while there is none
+	tempo   copyPace
 }
 
 func newGroup(p *Primary, w groupWanted) *group {
 	return &group{
 		p: p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
-		copyNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
+		copyNow: make(chan struct{}, 1), checkNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
+		tempo: newCopyPace(&p.limits),
 	}
 }
 
@@ -144,7 +151,13 @@ type observation struct {
 	known  bool // the node has the group as a source
 	shared bool
 	copies map[wire.VolumeID]uint64 // of this agent's volumes, where not 0
+	rate   int64                    // of copies, bytes a second, 0 where none is set
+	first  []wire.VolumeID          // whose first copy is not whole
 	sealed bool                     // the ends of all earlier incarnations of this primary are recorded
+
+	seeds    []wire.VolumeID // seeded volumes of this primary whose first copy is not whole
+	check    checkOrder
+	answered bool // secondaries have answered checks
 }
 
 // observe looks at the node; it runs in the loop.
@@ -156,8 +169,20 @@ func (g *group) observe(n *core.Node) observation {
 		return o
 	}
 	o.view.Mode = grp.Mode
+	for id, v := range grp.Volumes {
+		if v.Seeded && v.CopiedAt == 0 && v.Primary == n.ID() {
+			o.seeds = append(o.seeds, id)
+		}
+	}
+	o.check, o.answered = checkOrderOf(grp, n.ID()), n.Unchecked(g.id)
 	o.shared = len(grp.Primaries()) > 1
 	o.copies = copies(n, grp)
+	o.rate = grp.ResyncRate
+	for id, v := range grp.Volumes {
+		if v.CopiedAt == 0 {
+			o.first = append(o.first, id)
+		}
+	}
 	o.sealed = o.view.Inc != 0
 	for _, inc := range grp.Incs {
 		if inc.Primary == n.ID() && inc.ID != o.view.Inc && !inc.Sealed {
@@ -175,14 +200,26 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 		g.served.Store(true)
 	}
 	g.load.Store(load(o.view))
+	var answers []core.Checked
+	if o.answered {
+		g.p.loop.Do(func(n *core.Node, _ time.Duration) { answers = n.TakeChecked(g.id) })
+	}
 
 	g.mu.Lock()
 	before := g.view
 	g.view = o.view
 	g.followCopiesLocked(o.copies)
-	begun := g.followIncLocked(before)
+	begun := g.followIncLocked(before, o.first)
+	g.tempo.most = cmp.Or(o.rate, g.p.limits.CopyRate)
+	g.tempo.held(now, o.view.HeldUpTo)
+	tell := len(begun) > 0 || g.tellAgainLocked(now)
 	reason, events := g.judgeLocked(now)
 	held := g.takeHeldLocked(nil)
+	report := g.followCheckLocked(o.check, answers, now)
+	compared, ended := g.followSeedsLocked(o.seeds, answers, now)
+	report.events = append(report.events, compared...)
+	tell = tell || ended
+	checking := g.check != nil || len(o.seeds) > 0
 	if o.view.Applied > before.Applied {
 		for _, v := range g.volumes {
 			kick(v.applied)
@@ -197,10 +234,20 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	for _, e := range events {
 		g.p.event(g.id, e, "queued_bytes", load(o.view))
 	}
-	if begun {
+	for _, e := range begun {
+		g.p.event(g.id, "copy.begun", e...)
+	}
+	if tell {
 		g.tellCopies()
 	}
+	if o.view.Inc == 0 {
+		g.tellNeed()
+	}
 	g.kickCopier()
+	g.tellCheck(&report)
+	if checking {
+		kick(g.checkNow)
+	}
 	if reason != "" {
 		g.suspend(reason)
 	}
@@ -208,24 +255,26 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 }
 
 // followIncLocked ends what belongs to an incarnation that is gone, and begins the copy of one whose first set is open.
-// It reports whether a copy began.
+// It returns what is to be told of the copies that began. first are the volumes whose first copy is not whole.
 //
 // A write may have been numbered in the new incarnation, or marked dirty, before this; or end a moment after it, with a
 // set of the old one. Either is safe: its bit was set before it was numbered, so the copy takes its extent in, and waits
 // for the range that the write still holds.
-func (g *group) followIncLocked(before core.GroupView) (begun bool) {
+func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (begun [][]any) {
 	for _, v := range g.volumes {
 		if v.inc != 0 && v.inc != g.view.Inc {
 			v.marks.detach()
-			v.inc, v.whole, v.wasWhole, v.wholeSeq, v.copyTotal, v.said = 0, false, false, 0, 0, false
+			v.inc, v.whole, v.wasWhole, v.wholeSeq, v.said = 0, false, false, 0, false
+			v.run = copyRun{}
 		}
 		if v.inc == 0 && g.view.Inc != 0 && g.view.Open != 0 {
 			v.inc = g.view.Inc
-			v.copyTotal = v.marks.resync()
-			v.whole, v.wholeSeq = v.copyTotal == 0, 0
+			todo := min(v.marks.resync(), v.size)
+			v.whole, v.wholeSeq = todo == 0, 0
 			v.wasWhole = v.whole
-			v.rate, v.unread = copyRate{}, unread{}
-			begun = true
+			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size, todo, slices.Contains(first, v.id)), unread{}
+			g.tempo.renew()
+			begun = append(begun, v.run.begun(v.name, v.inc))
 		}
 	}
 	return begun
@@ -246,6 +295,7 @@ func (g *group) tellCopies() {
 		defer g.mu.Unlock()
 		broken, left, total := false, int64(0), int64(0)
 		var copied []wire.VolumeID
+		var copies []core.CopyStatus
 		for _, v := range g.volumes {
 			wanted := grp.Volumes[v.id]
 			if wanted == nil {
@@ -256,7 +306,11 @@ func (g *group) tellCopies() {
 			}
 			toCopy, _ := v.marks.toCopy()
 			left += min(toCopy, v.size)
-			total += min(v.copyTotal, v.size)
+			total += v.run.total
+			if st := v.run.status(now, min(toCopy, v.size)); st.Left > 0 {
+				st.Volume = v.id
+				copies = append(copies, st)
+			}
 			if wanted.CopiedAt == 0 && v.whole && toCopy == 0 {
 				v.said = true
 			}
@@ -266,7 +320,9 @@ func (g *group) tellCopies() {
 			broken = broken || (toCopy > 0 && !v.wasWhole && (wanted.CopiedAt != 0 || v.said))
 		}
 		slices.Sort(copied)
+		slices.SortFunc(copies, func(a, b core.CopyStatus) int { return cmp.Compare(a.Volume, b.Volume) })
 		n.SetResync(g.id, broken, copied, left, total)
+		n.SetCopies(g.id, copies)
 		g.toldAt = now
 	})
 }

@@ -61,6 +61,7 @@ func (v *volume) Try(r *nbd.Request) bool {
 	if !v.cached || r.Length > inlineMax || (r.Op != nbd.OpRead && (r.Op != nbd.OpWrite || r.FUA)) || !v.g.served.Load() {
 		return false
 	}
+	v.g.requests.Add(1)
 	began := v.p.loop.Now()
 	if r.Op == nbd.OpRead {
 		return v.readHaste.allowed(began) && v.tryRead(r, began)

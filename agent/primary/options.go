@@ -79,7 +79,9 @@ type Limits struct {
 	StallAfter time.Duration // default 10 s
 	SuspendFor time.Duration // how long a suspended group stays so at least; default 5 s
 
-	CopyRate  int64         // of copies, a second and group; 0 means as fast as PaceMark/2 lets them
+	CheckRate int64         // of checks that name none, bytes a second of each group; default 64 MiB
+	CopyRate  int64         // of copies, a second and group, where the group's resync rate is not set; 0 means no ceiling
+	CopyLeast int64         // of copies, a second and group, however busy the application is; default 1 MiB
 	OpenAgain time.Duration // before a source that could not be opened is tried again, doubled up to 64 times; default 1 s
 }
 
@@ -118,7 +120,7 @@ func (l Limits) withDefaults() (Limits, error) {
 	for _, d := range []struct {
 		v *int64
 		d int64
-	}{{&l.Extent, 1 << 20}, {&l.Frame, 1 << 20}, {&l.Window, 16 << 20}, {&l.PaceMark, 64 << 20}, {&l.QueueLimit, 256 << 20}} {
+	}{{&l.Extent, 1 << 20}, {&l.Frame, 1 << 20}, {&l.Window, 16 << 20}, {&l.PaceMark, 64 << 20}, {&l.QueueLimit, 256 << 20}, {&l.CheckRate, 64 << 20}, {&l.CopyLeast, 1 << 20}} {
 		if *d.v == 0 {
 			*d.v = d.d
 		}
@@ -149,8 +151,8 @@ func (l Limits) withDefaults() (Limits, error) {
 		return l, fmt.Errorf("a window of %d bytes does not hold a frame of %d", l.Window, l.Frame)
 	case l.PaceMark < 1 || l.QueueLimit <= l.PaceMark:
 		return l, fmt.Errorf("a queue limit of %d bytes is not above the mark of %d from which writers are delayed", l.QueueLimit, l.PaceMark)
-	case l.KeepExtents < 0 || l.CopyRate < 0:
-		return l, fmt.Errorf("%d extents to keep and a copy rate of %d must not be negative", l.KeepExtents, l.CopyRate)
+	case l.KeepExtents < 0 || l.CopyRate < 0 || l.CopyLeast < 0 || l.CheckRate < 0:
+		return l, fmt.Errorf("%d extents to keep, copy rates of %d and %d and a check rate of %d must not be negative", l.KeepExtents, l.CopyRate, l.CopyLeast, l.CheckRate)
 	}
 	return l, nil
 }

@@ -17,7 +17,8 @@ import (
 //	sync:  nothing of it. A write is not answered before it is held, so the queue is bounded by what the clients may
 //	       have in flight; and on-degraded is "block", so the group is never suspended for its load.
 //
-// The queue is counted in bytes of memory: a small update counts for the page that its buffer takes.
+// The queue is counted in bytes of memory: a small update counts for the page that its buffer takes,
+// and one that was folded for nothing but its place.
 
 // bufferMin is what the smallest payload buffer takes, in bytes.
 const bufferMin = 4096
@@ -27,7 +28,7 @@ const captainHeard = time.Second
 
 // load returns the memory that a group's queue takes, nearly.
 func load(v core.GroupView) int64 {
-	return max(v.Queued, int64(v.Seq-min(v.HeldUpTo, v.Seq))*bufferMin)
+	return max(v.Queued, (int64(v.Seq-min(v.HeldUpTo, v.Seq))-v.Folded)*bufferMin)
 }
 
 // overload is what the watcher follows of a group's queue. It is guarded by group.mu.

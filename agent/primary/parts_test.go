@@ -115,6 +115,8 @@ func (h *host) applied(a core.Apply) {
 	var err error
 	h.loop.Do(func(n *core.Node, now time.Duration) { err = n.BeginApply(1, a.Group, a.View, a.Set) })
 	if err == nil {
+		h.check(a)
+		time.Sleep(h.w.lag)
 		for _, pc := range core.Fold(a.Parts) {
 			part := a.Parts[pc.Part]
 			u := &part.Ref.(*wire.Body).Updates[part.Index]
@@ -131,4 +133,38 @@ func (h *host) applied(a core.Apply) {
 		h.loop.Do(func(n *core.Node, now time.Duration) { n.EndApply(a.Group) })
 	}
 	h.loop.Do(func(n *core.Node, now time.Duration) { n.ApplyDone(now, a.Token, err) })
+}
+
+// check answers the checks of a set, as a secondary: what is there, and what the set has put there below each check's seq.
+func (h *host) check(a core.Apply) {
+	update := func(p core.Part) *wire.Update { return &p.Ref.(*wire.Body).Updates[p.Index] }
+	for _, p := range a.Parts {
+		c := update(p)
+		if c.Kind != wire.KindCheck {
+			continue
+		}
+		have := make([]byte, h.w.targets[c.Volume].Size())
+		if _, err := h.w.targets[c.Volume].ReadAt(have, 0); err != nil {
+			h.w.t.Error(err)
+		}
+		for _, q := range a.Parts { // ascending by seq in each portion
+			if u := update(q); u.Volume == c.Volume && u.Seq < c.Seq && u.Kind != wire.KindMark && u.Kind != wire.KindCheck {
+				clear(have[u.Offset:u.End()])
+				copy(have[u.Offset:u.End()], u.Data)
+			}
+		}
+		digest := wire.Digest(have[c.Offset:c.End()])
+		result := core.CheckResult{Seq: c.Seq, Verdict: core.CheckSame}
+		if !bytes.Equal(digest[:], c.Data) {
+			result.Verdict = core.CheckDiffers
+		}
+		if f := h.w.verdict; f != nil {
+			result.Verdict = f(result.Verdict)
+		}
+		if result.Verdict != 0 {
+			h.loop.Do(func(n *core.Node, _ time.Duration) {
+				n.ReportChecks(a.Group, a.Inc, c.Volume, []core.CheckResult{result})
+			})
+		}
+	}
 }

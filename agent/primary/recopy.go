@@ -39,9 +39,7 @@ func (a *activity) recopy(copy uint64) {
 	}
 	a.copy = copy
 	a.ext.SetAll()
-	if a.at >= 0 {
-		a.redo = a.at
-	}
+	a.redo = true // what is being copied has been read for the other target
 	clear(a.onDisk)
 	a.touchedLocked(0, a.ext.Len()-1)
 }

@@ -21,47 +21,14 @@ type sender struct {
 	done   sync.WaitGroup
 	enc    *wire.Encoder
 	window window
-	full   bool // the last round left something behind, or nearly so; only run uses it
+	full   bool   // the last round left something behind, or nearly so; only run uses it
+	unsaid []sent // frames whose lengths the node has not been told; only run uses it
 }
 
-// window is how many encoded bytes may be on their way to a component. It follows how long a frame takes from SendFrame to
-// its release: what waits longer than a moment only makes its acknowledgement late, and core would send it again.
-type window struct {
-	mu     sync.Mutex
-	flying int64 // given to the Sender and not released
-	size   int64
-	max    int64
-	min    int64
-}
-
-// The times between which a window is right.
-const (
-	windowGrowBelow   = 100 * time.Millisecond
-	windowShrinkAbove = 500 * time.Millisecond
-)
-
-func (w *window) open() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.flying < w.size
-}
-
-func (w *window) sent(n int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.flying += n
-}
-
-func (w *window) released(n int64, took time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.flying -= n
-	switch {
-	case took < windowGrowBelow:
-		w.size = min(w.max, w.size+n)
-	case took > windowShrinkAbove:
-		w.size = max(w.min, w.size/2)
-	}
+// sent is a frame that was encoded: what the node thinks that it costs, and what it does.
+type sent struct {
+	group        wire.GroupID
+	taken, bytes int64
 }
 
 // startSender begins a sender; end stops it and waits.
@@ -140,6 +107,11 @@ func (s *sender) send(out *core.Outgoing) {
 	for i := range out.Updates {
 		out.Updates[i].Seal(out.Header.Group, out.Header.Incarnation)
 	}
+	link := s.window.rate()
+	if limit := uint64(out.Rate); limit > 0 && (link == 0 || limit < link) {
+		link = limit
+	}
+	s.enc.SetLinkRate(link)
 	buf := s.p.bodies.Get().(*[]byte)
 	body, err := wire.EncodeBody((*buf)[:0], out.Header, out.Updates, s.enc)
 	*buf = body
@@ -150,15 +122,17 @@ func (s *sender) send(out *core.Outgoing) {
 		s.p.event(out.Header.Group, "frame.unencodable", "set", out.Header.Set, "error", err.Error())
 		return
 	}
-	n, sent := int64(len(body)), time.Now()
-	s.window.sent(n)
+	n, began := int64(len(body)), time.Now()
+	s.unsaid = append(s.unsaid, sent{group: out.Header.Group, taken: out.Bytes, bytes: n})
+	s.window.sent(n, began)
 	s.p.sentFrames.Add(1)
 	s.p.sentRaw.Add(out.Bytes)
 	s.p.sentBytes.Add(n)
 	// What is refused the node sends again like what is lost: seldom, for a frame is taken only when there is room.
 	_ = s.p.sender.SendFrame(s.to, out.Route, body, func() {
 		s.p.bodies.Put(buf)
-		s.window.released(n, time.Since(sent))
+		now := time.Now()
+		s.window.released(n, now.Sub(began), now)
 		kick(s.room)
 	})
 }
@@ -168,6 +142,10 @@ func (s *sender) take() (frames []*core.Outgoing) {
 	limit := s.p.limits.Frame
 	left := limit
 	s.p.loop.Do(func(n *core.Node, now time.Duration) {
+		for _, f := range s.unsaid {
+			n.Sent(now, f.group, f.taken, f.bytes)
+		}
+		s.unsaid = s.unsaid[:0]
 		for left > 0 {
 			out := n.NextFrame(now, s.to, left)
 			if out == nil {

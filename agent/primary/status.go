@@ -45,8 +45,11 @@ type VolumeStatus struct {
 	Size   int64
 	Marked int64   // what a crash now would have copied
 	ToCopy int64   // left of the running copy
-	Total  int64   // that it began with
+	Total  int64   // of a first copy the volume, of a resync what it began with
+	First  bool    // it is a first copy
 	Rate   float64 // of the copy, bytes a second
+	Read   int64   // bytes that copies have read of the source since it was opened
+	Zeroed int64   // and that they found to be holes
 	Error  string  // why it is not open, or the last error of its source
 	// Unreadable is how many extents could not be read for the copy, which waits for them; UnreadableAt are the first ones.
 	Unreadable   int
@@ -76,6 +79,7 @@ func (p *Primary) Status() Status {
 }
 
 func (g *group) status() GroupStatus {
+	now := g.p.loop.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	v := &g.view
@@ -91,7 +95,8 @@ func (g *group) status() GroupStatus {
 		toCopy, marked := vol.marks.toCopy()
 		vs := VolumeStatus{
 			ID: vol.id, Name: vol.name, Path: vol.path, Open: true, Size: vol.size, Marked: min(marked, vol.size),
-			ToCopy: min(toCopy, vol.size), Total: min(vol.copyTotal, vol.size), Rate: vol.rate.last,
+			ToCopy: min(toCopy, vol.size), Total: vol.run.total, First: vol.run.first, Rate: vol.run.rate.at(now),
+			Read: vol.copyRead, Zeroed: vol.copyZeroed,
 		}
 		if vol.lastError != nil {
 			vs.Error = vol.lastError.Error()

@@ -33,7 +33,8 @@ type unread struct {
 func (u *unread) waits(now time.Duration) bool { return now < u.until }
 
 // putAside leaves an extent that could not be read, and tells of it.
-func (v *volume) putAside(i int, off, length int64, err error) {
+func (v *volume) putAside(i int, err error) {
+	off, length := v.marks.ext.Span(i)
 	v.marks.putAside(i)
 	v.g.mu.Lock()
 	if v.unread.pause == 0 {

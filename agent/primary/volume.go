@@ -45,15 +45,18 @@ type volume struct {
 
 	// The fields below are guarded by g.mu.
 
-	closing   bool
-	inc       wire.Incarnation // for which the copy was begun, 0 for none
-	copyTotal int64            // bytes that it began with
-	whole     bool             // nothing is left to be copied for inc
-	wholeSeq  wire.Seq         // and the copy's updates are up to this seq
-	said      bool             // inc's first copy was reported as whole
-	wasWhole  bool             // whole was true once: what is copied since is what failed writes left, and breaks no set
-	rate      copyRate
-	unread    unread
+	closing              bool
+	inc                  wire.Incarnation // for which the copy was begun, 0 for none
+	run                  copyRun          // how that copy goes on
+	whole                bool             // nothing is left to be copied for inc
+	wholeSeq             wire.Seq         // and the copy's updates are up to this seq
+	said                 bool             // inc's first copy was reported as whole
+	wasWhole             bool             // whole was true once: what is copied since is what failed writes left, and breaks no set
+	unread               unread
+	copyRead, copyZeroed int64            // bytes since the volume was opened
+	seed                 *seedJob         // nil unless its first copy is being compared
+	seededInc            wire.Incarnation // the newest one for which it was
+
 	lastError error
 	toldError time.Duration // when it was last an event
 	failing   failing
@@ -118,6 +121,7 @@ func (v *volume) Info() nbd.Info {
 
 // Serve implements nbd.Export.
 func (v *volume) Serve(r *nbd.Request) {
+	v.g.requests.Add(1)
 	if !v.ops.enter() {
 		r.Done(errClosing)
 		return

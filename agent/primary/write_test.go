@@ -198,7 +198,8 @@ func TestSyncWaitsForTheFirstCopy(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		limits := small
 		limits.CopyRate = 1 << 20
-		w := newWorld(t, cluster.Sync, limits, volumeSpec{"a", 8 << 20})
+		w := newWorld(t, cluster.Sync, limits)
+		w.addFilled("a", 8<<20)
 		w.sizeOf(1)
 		w.attached()
 		w.setFault(func() { w.linkDown = true })

@@ -25,7 +25,8 @@ type run struct {
 	applyTo wire.Set
 	copied  bool
 	torn    bool
-	size    int64 // of the volume, in bytes
+	size    int64  // of the volume, in bytes
+	portion uint64 // of the group, in bytes
 }
 
 // OnApply performs a request of an authenticated agent and returns when it is done. It waits for its turn, Options.Wait
@@ -96,7 +97,7 @@ func look(n *core.Node, req *apply.Request) (run, error) {
 		}
 	}
 	return run{
-		set: req.Set, applied: g.Applied, applyTo: g.ApplyTo, copied: v.Copied(g.Applied), torn: g.Torn, size: v.Size,
+		set: req.Set, applied: g.Applied, applyTo: g.ApplyTo, copied: v.Copied(g.Applied), torn: g.Torn, size: v.Size, portion: g.PortionSize,
 	}, nil
 }
 
@@ -108,10 +109,14 @@ func (s *Secondary) perform(ctx context.Context, req *apply.Request, r run) erro
 	if t == nil {
 		return fmt.Errorf("apply to volume %d: %w", req.Volume, ErrNotReady)
 	}
+	if req.Checks {
+		return s.compare(ctx, t, req, r)
+	}
 	dev, opening, err := s.announce(ctx, t, r)
 	if err != nil {
 		return err
 	}
+	t.begin(req, r)
 	for i := range req.Pieces {
 		if err := writePiece(dev, &req.Pieces[i]); err != nil {
 			return s.failed(t, req, int64(req.Pieces[i].Offset), err)

@@ -213,8 +213,10 @@ func (s *Secondary) release(t *target, a assignment) error {
 func (s *Secondary) followRecord(t *target, a assignment) error {
 	r := t.rec
 	switch {
-	case r.Condition == Claimed || r.Condition == Promoted:
+	case r.Condition == Promoted:
 		return nil
+	case r.Condition == Claimed && !a.copied():
+		return nil // nothing was written yet, nor was all found to be there
 	case a.torn:
 		r.Condition = Torn
 	case !a.copied():

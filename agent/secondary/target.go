@@ -57,6 +57,8 @@ type target struct {
 	opening  uint64            // rises with each opening of the device
 	written  map[uint64]uint32 // requests of each attempt that were written since dev was opened
 	wroteFor turnKey           // the (view, set) that written speaks of
+	fresh    wire.Set          // nothing of this set, nor of a later one, was written before the device was opened
+	begunIn  portions          // what writes of one set began in since then
 	err      error             // why it is not open, or what failed last
 	errSince time.Duration     // when it was nil before
 	exported nbd.Export        // set while it is served
@@ -114,6 +116,10 @@ func (s *Secondary) open(t *target, a assignment, others []record) error {
 			a.volumeName, a.path, dev.Size(), a.size), dev.Close())
 	}
 	if !t.hasRec || !t.rec.names(a) {
+		// What a seeded volume's copy finds to be there must be there for good.
+		if err := dev.Flush(); err != nil {
+			return errors.Join(fmt.Errorf("flush the target of volume %q: %w", a.volumeName, err), dev.Close())
+		}
 		if err := errors.Join(s.adopt(a, others), s.setRecord(t, newRecord(a))); err != nil {
 			return errors.Join(err, dev.Close())
 		}
@@ -122,6 +128,9 @@ func (s *Secondary) open(t *target, a assignment, others []record) error {
 	defer t.mu.Unlock()
 	t.dev, t.broken = dev, false
 	t.opening++
+	// The replicated state, which never falls behind what this agent has acted upon, says which set may have been written
+	// in part; begun knows of what this agent has begun since a was looked up, and the record says it again.
+	t.fresh, t.begunIn = max(a.applied+1, t.begun, t.rec.Run)+1, portions{}
 	t.written, t.wroteFor = map[uint64]uint32{}, turnKey{}
 	return nil
 }

@@ -63,6 +63,9 @@ func (r *replay) of(primaries []wire.AgentID, n wire.Set) image {
 	im := image{}
 	for _, p := range primaries {
 		inc := r.g.IncAt(p, n)
+		if inc == nil && n == r.o.point.set {
+			inc = r.o.point.incs[p]
+		}
 		if inc == nil {
 			for _, v := range r.g.Volumes {
 				if v.Primary == p && v.Removed == nil && v.Copied(n) {
@@ -126,10 +129,14 @@ func (o *groupOracle) removals(g *cluster.Group) {
 		}
 		o.removed[id] = nil
 		r := replay{o: o, g: g, cursors: map[wire.Incarnation]*cursor{}}
-		if r.g.IncAt(v.Primary, v.Removed.Point.Set) == nil {
+		at := v.Removed.Point.Set
+		if at <= g.GivenUp {
+			at = o.point.set // nothing was committed since sets were given up
+		}
+		if r.g.IncAt(v.Primary, at) == nil && at > g.GivenUp {
 			r.g = o.before
 		}
-		if im := r.of([]wire.AgentID{v.Primary}, v.Removed.Point.Set); im[id] != nil {
+		if im := r.of([]wire.AgentID{v.Primary}, at); im[id] != nil {
 			o.removed[id] = slices.Clone(im[id])
 		}
 	}

@@ -12,7 +12,8 @@ import (
 
 // client is an application that writes one thing after another. A chained client writes a counter into its own slots,
 // spread over the volumes of all primaries, and goes on only when the write before was acknowledged: whatever is
-// recovered must be a prefix of its chain. The others write, zero and trim ranges at random.
+// recovered must be a prefix of its chain. The others write, zero and trim ranges at random, and now and then overwrite
+// one range many times, faster than it can be sent.
 type client struct {
 	w     *World
 	id    int
@@ -23,6 +24,8 @@ type client struct {
 	sync  bool // the group's mode
 	// of a client without a chain
 	volume wire.VolumeID
+	burst  int // how often it still overwrites its hot range, without a pause
+	hot    int // which one that is
 }
 
 type slot struct {
@@ -34,6 +37,8 @@ type slot struct {
 const (
 	chainClients = 2
 	noiseClients = 2
+	hotRanges    = 3  // that a client without a chain overwrites; one of them crosses the border of a portion
+	hotLength    = 3  // blocks
 	chainShift   = 56 // a chained value has its client's number above these bits
 )
 
@@ -131,7 +136,8 @@ func (c *client) noise(h *host) {
 	if !w.writing {
 		return
 	}
-	again := func() { w.after(w.between(0, c.pace), "noise", func() { c.noise(h) }) }
+	pace := c.pace
+	again := func() { w.after(w.between(0, pace), "noise", func() { c.noise(h) }) }
 	if h.node == nil {
 		w.after(30*time.Millisecond, "noise waits", func() { c.noise(h) })
 		return
@@ -139,6 +145,14 @@ func (c *client) noise(h *host) {
 	blocks := len(h.sources[c.volume].now)
 	first := reserved + w.rng.IntN(blocks-reserved)
 	n := 1 + w.rng.IntN(min(6, blocks-first))
+	if c.burst == 0 && w.rng.IntN(6) == 0 {
+		c.burst, c.hot = 2+w.rng.IntN(12), w.rng.IntN(hotRanges)
+	}
+	if c.burst > 0 {
+		c.burst--
+		first, n = reserved+c.hot*hotLength, hotLength
+		pace = time.Millisecond
+	}
 	kind := wire.KindWrite
 	values := make([]uint64, n)
 	switch w.rng.IntN(8) {

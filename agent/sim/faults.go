@@ -79,6 +79,9 @@ func (w *World) happen(k kind, r *rand.Rand) {
 	case removeLost:
 		w.removeForGood(r)
 		return
+	case loseMajority:
+		w.loseMajority(r)
+		return
 	case takeOutPrimary:
 		h := w.pick(k, r)
 		if !w.takeOut(w.groupOf(h, r), h) {

@@ -3,12 +3,10 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
-	"flotilla/wire"
 )
 
 // maxJoins bounds the components that join in one run.
@@ -16,9 +14,13 @@ const maxJoins = 2
 
 // join admits a new agent in the backup role, and starts it once the cluster knows it.
 func (w *World) join(r *rand.Rand) {
-	if w.joins >= maxJoins {
-		return
+	if w.joins < maxJoins {
+		w.admit(r)
 	}
+}
+
+// admit is join without a bound.
+func (w *World) admit(r *rand.Rand) {
 	w.joins++
 	name := fmt.Sprintf("j%d", w.joins)
 	w.happened(joinCluster)
@@ -27,6 +29,7 @@ func (w *World) join(r *rand.Rand) {
 		if st := w.newest(); st.AgentByName(name) != nil {
 			h := newHost(w, st.AgentByName(name).ID, st, core.Boot{})
 			h.clock.adjust(w.now, 0.1*(r.Float64()-0.5), 0)
+			h.promised = st.Generation // as it is told when it is admitted
 			w.hosts = append(w.hosts, h)
 			w.trace("agent %d joins", h.id)
 			h.start()
@@ -54,9 +57,6 @@ func (w *World) removeForGood(r *rand.Rand) {
 	h := hs[r.IntN(len(hs))]
 	if h.node == nil || !w.othersWell(h) || !w.oracle.allMirrored(h) || !w.votersWell() {
 		return
-	}
-	if !slices.ContainsFunc(w.newest().Eligible(), func(m wire.AgentID) bool { return m != h.id }) {
-		return // all others are drained: what it holds has one copy, as the operator was told
 	}
 	h.kill(w.power)
 	h.doomed = true

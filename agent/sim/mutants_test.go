@@ -34,6 +34,10 @@ var mutants = []struct {
 	{"no-relay", 100, "what does not go straight does not go over others"},
 	{"shorter-truth", 300, "a component goes on with what it can read of a damaged journal"},
 	{"free-every-group", 20, "what one group has applied is forgotten of the others, too"},
+	{"generations-mix", 300, "agents of two generations talk to each other"},
+	{"fold-unbound", 150, "a seal may separate a folded update from the one that absorbed it"},
+	{"fold-across-sets", 60, "an update is folded into one of the next set"},
+	{"fold-sent", 150, "an update that was sent is folded"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 

@@ -38,6 +38,11 @@ type groupOracle struct {
 	removed  image                 // what the targets of removed volumes are to hold; nil for one of no use
 	before   *cluster.Group        // as it was at the state before
 	giveUps  wire.Set
+	// point is the newest one on the targets, with what wrote it: after a giving up the state may know that no more.
+	point struct {
+		set  wire.Set
+		incs map[wire.AgentID]*cluster.Incarnation
+	}
 	lostUpTo wire.Set // both copies of something in the sets up to here may be gone
 	seen     struct{ applied, committed wire.Set }
 	roll     rolled // of the last checkRoll, whose room the next one uses
@@ -200,7 +205,7 @@ func (o *oracle) follow(h *host) {
 		return
 	}
 	st := h.node.State()
-	if st.Index <= o.seen.index {
+	if st.Index <= o.seen.index || st.Generation < o.w.generation {
 		return
 	}
 	for _, g := range o.groups {
@@ -239,6 +244,14 @@ func (o *oracle) follow(h *host) {
 func (o *groupOracle) follow(st *cluster.State) {
 	g := st.Groups[o.id]
 	o.w.stats.Sets += max(0, int(g.Applied)-int(o.seen.applied))
+	if o.point.set != g.Point.Set {
+		o.point.set, o.point.incs = g.Point.Set, map[wire.AgentID]*cluster.Incarnation{}
+		for _, p := range g.Primaries() {
+			if inc := g.IncAt(p, g.Point.Set); inc != nil {
+				o.point.incs[p] = new(*inc)
+			}
+		}
+	}
 	if g.GivenUp > o.giveUps && g.Phase == cluster.Replicating {
 		o.giveUps = g.GivenUp
 		if g.Abandoned == g.GivenUp {
@@ -336,7 +349,7 @@ func (o *oracle) allMirrored(dying *host) bool {
 		}
 	}
 	captain := o.w.captain()
-	if captain == nil || len(st.Members) < 2 || st.Settled != st.View {
+	if captain == nil || len(st.Eligible()) < 2 || st.Settled != st.View {
 		return false
 	}
 	for _, hd := range captain.Heard() {
@@ -349,7 +362,7 @@ func (o *oracle) allMirrored(dying *host) bool {
 
 func (w *World) captain() *core.Node {
 	for _, h := range w.hosts {
-		if h.node != nil && h.node.Leads() {
+		if h.node != nil && h.node.Leads() && h.node.State().Generation == w.generation {
 			return h.node
 		}
 	}

@@ -46,12 +46,13 @@ const (
 	takeOutPrimary             // a primary's volumes are taken out of the group
 	allowInPlace               // an operator allows the targets to be inconsistent until a resync is whole
 	promoteGroup               // an operator promotes
+	loseMajority               // a majority of the voters is gone for good, and an operator begins a generation with the others
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"lossy-links", "repeated-sends", "survivor-away", "apply-stalls", "lasting-cut", "clocks-drift", "kill", "slow-host", "stall-host", "drain", "relabel", "full-journal",
-	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote",
+	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "recover",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -62,8 +63,17 @@ var weights = [kinds]int{
 	clockJumps: 12, slowDisk: 5, journalRots: 8, journalFails: 6, sourceFails: 5, targetFails: 6, joinCluster: 4, removeLost: 8, takeOutPrimary: 3, allowInPlace: 2,
 }
 
-// plan draws the faults of a run that lasts for a time.
+// plan draws the faults of a run that lasts for a time. Those of some kinds are drawn from streams of their own: the others
+// are what they are without them.
 func plan(seed uint64, length time.Duration) []fault {
+	fs := planOften(seed, length)
+	if r := rand.New(rand.NewPCG(seed, 0x7265636f766572)); r.Float64() < 0.1 {
+		fs = append(fs, fault{at: length/5 + time.Duration(r.Int64N(int64(length*3/5)+1)), kind: loseMajority, seed: r.Uint64()})
+	}
+	return fs
+}
+
+func planOften(seed uint64, length time.Duration) []fault {
 	r := rand.New(rand.NewPCG(seed, 0x6661756c7473))
 	var fs []fault
 	add := func(at time.Duration, k kind) { fs = append(fs, fault{at: at, kind: k, seed: r.Uint64()}) }

@@ -171,6 +171,10 @@ func (h *host) scheduleSend() {
 			for i := range out.Updates {
 				out.Updates[i].Seal(out.Header.Group, out.Header.Incarnation)
 			}
+			for i := range out.Updates {
+				w.sentUpdate(out.Header.Incarnation, &out.Updates[i])
+			}
+			h.node.Sent(h.time(), out.Header.Group, out.Bytes, out.Bytes)
 			w.oracle.frames[out.Route.No] = out
 			b := &wire.Body{
 				Group: out.Header.Group, Primary: out.Header.Primary, Incarnation: out.Header.Incarnation,
@@ -183,6 +187,25 @@ func (h *host) scheduleSend() {
 		}
 		h.do(func(*core.Node) {})
 	})
+}
+
+// sentID names an update that was sent.
+type sentID struct {
+	inc wire.Incarnation
+	seq wire.Seq
+}
+
+// sentUpdate counts what was folded, and looks that a seq is the same whenever it is sent.
+func (w *World) sentUpdate(inc wire.Incarnation, u *wire.Update) {
+	id := sentID{inc, u.Seq}
+	kind, before := w.sentAs[id]
+	switch {
+	case before && kind != u.Kind:
+		w.fail("P2: seq %d of incarnation %d was sent as a %v, and is sent again as a %v", u.Seq, inc, kind, u.Kind)
+	case !before && u.Kind == wire.KindFolded:
+		w.stats.Folded++
+	}
+	w.sentAs[id] = u.Kind
 }
 
 // scheduleCopy copies an extent at a time.
@@ -224,7 +247,7 @@ func (s *sourceGroup) copyOne() {
 		return
 	}
 	for _, v := range s.vols {
-		i, ok := v.ext.Next()
+		i, _, ok := v.ext.NextRun(1)
 		if !ok {
 			continue
 		}

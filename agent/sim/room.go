@@ -64,12 +64,12 @@ type queueSeen struct {
 func (s *sourceGroup) overload(v core.GroupView) {
 	q, now := &s.queue, s.h.time()
 	switch {
-	case s.h.w.journalLimit == 0 || v.Mode != cluster.Async:
 	case q.suspended:
 		if now-q.movedAt >= suspendFor {
 			q.suspended = false
 			s.h.node.Unsuspend(now, s.id)
 		}
+	case s.h.w.journalLimit == 0 || v.Mode != cluster.Async:
 	case v.Inc == 0 || v.Queued < queueLimit || v.HeldUpTo != q.heldUpTo:
 		q.heldUpTo, q.movedAt = v.HeldUpTo, now
 	case now-q.movedAt >= stallAfter:

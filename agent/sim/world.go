@@ -7,6 +7,7 @@
 //
 //	world.go   time, events, the course of a run; stats.go what it did, shrink.go a smaller one that fails alike
 //	plan.go    which faults happen when; faults.go does it, diskfaults.go to disks, joins.go to who belongs to the cluster
+//	recover.go a majority gone for good, and the generation that begins without it
 //	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
@@ -62,6 +63,7 @@ type World struct {
 	applyStalls *rand.Rand    // chance of applyStalls, nil for never
 	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
+	generation  uint64 // of the cluster
 	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
 	journalLimit int64
 
@@ -79,6 +81,7 @@ type World struct {
 	lose      int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
+	sentAs  map[sentID]wire.Kind
 	oracle  *oracle
 	stats   Stats
 	failure error
@@ -129,6 +132,8 @@ const (
 	tickEvery    = 10 * time.Millisecond
 	maxVirtual   = 10 * time.Minute
 	settleWithin = 90 * time.Second // after the last fault
+
+	slowBandwidth = 20 << 10 // bytes a second: about what the clients write
 )
 
 // Run runs one seed to its end.
@@ -153,7 +158,7 @@ func Run(opt Options) (stats Stats, err error) {
 // newWorld returns a world without hosts.
 func newWorld(opt Options) *World {
 	return &World{
-		opt: opt, cuts: map[link]time.Duration{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[sentID]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
 		copyTakes: 6 * time.Millisecond,
 	}
 }
@@ -165,6 +170,7 @@ type shape struct {
 	both       bool // the first component is a primary too
 	mode       cluster.Mode
 	period     int64   // milliseconds
+	bandwidth  int64   // bytes a second of the first group, 0 for no limit; below what a real one may have, as updates are smaller here
 	sizes      []int64 // of the volumes, in bytes; the primaries have them in turn
 	more       []groupShape
 	domains    []string // that the agents are in, in the order of their names; none are labelled beyond them
@@ -191,6 +197,9 @@ func (w *World) draw() shape {
 	}
 	s.both = r.IntN(6) == 0 // messages to itself pass the same checks
 	s.period = []int64{50, 120, 400}[r.IntN(3)]
+	if w.opt.Seed%3 == 0 {
+		s.bandwidth = slowBandwidth // queues grow, and ends of incarnations find them so
+	}
 	for range volumes {
 		s.sizes = append(s.sizes, int64(blockSize)*int64(20+r.IntN(44)))
 	}
@@ -297,6 +306,7 @@ func (w *World) build(s shape) {
 			v++
 		}
 	}
+	st.Groups[1].Bandwidth = s.bandwidth
 	if w.journalLimit != 0 {
 		for _, g := range st.Groups {
 			g.SetBytes = smallSet

@@ -17,6 +17,7 @@ const (
 	exitUsage       = 2
 	exitUnreachable = 3
 	exitUnknown     = 4
+	exitDiffers     = 5
 )
 
 const exitHelp = `Exit codes:
@@ -24,7 +25,8 @@ const exitHelp = `Exit codes:
   1  refused or failed; nothing was changed
   2  wrong usage: a flag, an argument or the configuration
   3  the agent or the captain cannot be reached, or did not answer in time
-  4  the outcome is not known: it may have been done; look before you repeat it`
+  4  the outcome is not known: it may have been done; look before you repeat it
+  5  check: targets differ from their sources, or it is not known whether they do`
 
 // usageError is a mistake in how the command was called.
 type usageError struct{ err error }
@@ -39,6 +41,9 @@ func exitCode(err error) int {
 	_, usage := errors.AsType[*usageError](err)
 	if usage || errors.Is(err, agent.ErrConfig) {
 		return exitUsage
+	}
+	if _, ok := errors.AsType[*differenceError](err); ok {
+		return exitDiffers
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return exitUnreachable

@@ -20,14 +20,26 @@ type groupFlags struct {
 	mode     string
 	period   time.Duration
 	setBytes int64
+	resync   rateFlag
+	rate     rateFlag
 }
 
 func (f *groupFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.mode, "mode", "", "async: acknowledged when on the source; sync: when two components hold it, too (default async)")
 	c.Flags().DurationVar(&f.period, "period", 0, "how long a set takes updates, 50ms to 1h (default 1s)")
 	c.Flags().Var(sizeFlag{&f.setBytes}, "set-bytes", "size at which a set closes early (default 256MiB)")
+	c.Flags().Var(&f.resync, "resync-rate", "ceiling of a primary's copies, bytes a second such as 50MiB, or none (default none)")
+	c.Flags().Var(&f.rate, "bandwidth", "what each primary may send, in bytes a second, such as 10MiB; none for no limit (default none)")
 }
 
 func (f *groupFlags) request() api.GroupRequest {
-	return api.GroupRequest{Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes}
+	q := api.GroupRequest{Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes, Bandwidth: f.rate.bytes}
+	switch {
+	case f.resync.bytes == nil:
+	case *f.resync.bytes == 0:
+		q.ResyncRate = api.NoRate
+	default:
+		q.ResyncRate = *f.resync.bytes
+	}
+	return q
 }

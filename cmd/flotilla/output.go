@@ -71,6 +71,34 @@ func (f sizeFlag) Set(text string) error {
 
 func (sizeFlag) Type() string { return "size" }
 
+// rateFlag is a flag that takes bytes a second with a unit, or none. bytes is nil while it was not given.
+type rateFlag struct{ bytes *int64 }
+
+func (f *rateFlag) String() string {
+	switch {
+	case f.bytes == nil:
+		return ""
+	case *f.bytes == 0:
+		return "none"
+	}
+	return agent.Size(*f.bytes).String()
+}
+
+func (f *rateFlag) Set(text string) error {
+	n := int64(0)
+	if text != "none" {
+		size, err := agent.ParseSize(text)
+		if err != nil {
+			return err
+		}
+		n = int64(size)
+	}
+	f.bytes = &n
+	return nil
+}
+
+func (*rateFlag) Type() string { return "rate" }
+
 // printJSONLine writes a document on one line, for streams.
 func printJSONLine(w io.Writer, document any) error { return json.NewEncoder(w).Encode(document) }
 

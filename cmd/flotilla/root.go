@@ -18,7 +18,7 @@ func newRoot() *cobra.Command {
 	})
 	c.AddCommand(
 		agentCommand(), clusterCommand(), groupCommand(), volumeCommand(), componentCommand(),
-		statusCommand(), promoteCommand(), eventsCommand(), demoCommand(), versionCommand(),
+		statusCommand(), promoteCommand(), checkCommand(), eventsCommand(), demoCommand(), versionCommand(),
 	)
 	return c
 }

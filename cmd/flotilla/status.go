@@ -145,6 +145,7 @@ func printStatus(w io.Writer, s *api.Status) error {
 		{len(s.Components) > 0, func() error { return printComponents(w, s.Components) }},
 		{len(s.Groups) > 0, func() error { return printGroups(w, s.Groups) }},
 		{len(s.Groups) > 0, func() error { return printVolumes(w, s.Groups) }},
+		{slices.ContainsFunc(s.Groups, func(g api.Group) bool { return g.Check != nil }), func() error { return printChecks(w, s.Groups) }},
 	} {
 		if !part.there {
 			continue

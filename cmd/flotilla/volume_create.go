@@ -16,7 +16,8 @@ func volumeCreateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create GROUP/VOLUME", Short: "Make a volume; its first copy begins at once",
 		Long: "Make a volume out of a file or block device on a primary and one of at least that size on a secondary.\n" +
-			"What the target holds is overwritten. Applications must use the source through the primary's NBD export from now on.\n" +
+			"What the target holds is overwritten; with --seeded it is compared with the source, by digests under live writes, and only\n" +
+			"what differs is copied: fill it by hand before, from a snapshot or a backup. Applications must use the source through the primary's NBD export from now on.\n" +
 			"The primary remembers in a bitmap where the two may differ: in its state directory or, with --bitmap-at-end, in the last\n" +
 			"bytes of the source (4 KiB to 136 KiB), which must be zero. The volume is so much smaller.",
 		Example: "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy\n" +
@@ -54,6 +55,7 @@ func volumeCreateCommand() *cobra.Command {
 	} {
 		c.Flags().StringVar(f.to, f.name, "", f.help)
 	}
+	c.Flags().BoolVar(&q.Seeded, "seeded", false, "the target was filled by hand: compare it, and copy what differs")
 	return required(c, "primary", "source", "secondary", "target")
 }
 

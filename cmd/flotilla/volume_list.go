@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"flotilla/agent/api"
 
@@ -60,7 +61,17 @@ func copyText(v *api.Volume) string {
 		return "removed, " + removedText(v.Removed)
 	case v.CopyLeft > 0:
 		done := 100 * float64(v.CopyTotal-v.CopyLeft) / float64(max(v.CopyTotal, 1))
-		return fmt.Sprintf("%.0f%%, %s left", max(done, 0), bytesText(v.CopyLeft))
+		text := fmt.Sprintf("%.0f%%, %s left", max(done, 0), bytesText(v.CopyLeft))
+		if !v.Copied {
+			text = "first copy " + text
+		}
+		if v.CopyRate > 0 {
+			text += fmt.Sprintf(" at %s/s", bytesText(v.CopyRate))
+		}
+		if s := v.CopySecondsLeft; s != nil {
+			text += ", " + (time.Duration(min(*s, 1e9)) * time.Second).String()
+		}
+		return text
 	case v.Copied:
 		return "whole"
 	}

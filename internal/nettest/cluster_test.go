@@ -40,7 +40,7 @@ type cluster struct {
 	dir        string
 	net        *network
 	components []*host
-	primary    *host
+	primaries  []*host
 	secondary  *host
 
 	mode    string                  // of the group
@@ -54,10 +54,11 @@ type cluster struct {
 type cast struct {
 	components int
 	lans       int    // networks: 1, or 2 with one for components
+	primaries  int    // 1 or 2: each has a volume of its own, or the one has both
 	mode       string // of the group
 }
 
-// newCluster makes networks and files: components c1, c2 and so on, the primary p and the secondary s.
+// newCluster makes networks and files: components c1, c2 and so on, primaries p1 and so on, and the secondary s.
 func newCluster(ctx context.Context, program string, c cast, fail context.CancelCauseFunc) (x *cluster, err error) {
 	x = &cluster{mode: c.mode, fail: fail, seed: rand.Uint64()}
 	x.clients = workload.NewClients(x.seed)
@@ -81,8 +82,12 @@ func newCluster(ctx context.Context, program string, c cast, fail context.Cancel
 		}
 		x.components = append(x.components, h)
 	}
-	if x.primary, err = x.add(ctx, "p", "primary", mainLAN); err != nil {
-		return x, err
+	for i := range c.primaries {
+		h, err := x.add(ctx, fmt.Sprint("p", i+1), "primary", mainLAN)
+		if err != nil {
+			return x, err
+		}
+		x.primaries = append(x.primaries, h)
 	}
 	x.secondary, err = x.add(ctx, "s", "secondary", mainLAN)
 	return x, err
@@ -103,7 +108,9 @@ func (c *cluster) add(ctx context.Context, name, roles string, on ...int) (*host
 }
 
 // all returns every host, the founder of the cluster first.
-func (c *cluster) all() []*host { return append(slices.Clone(c.components), c.primary, c.secondary) }
+func (c *cluster) all() []*host {
+	return slices.Concat(c.components, c.primaries, []*host{c.secondary})
+}
 
 func (c *cluster) byName(name string) *host {
 	for _, h := range c.all() {
@@ -184,15 +191,16 @@ func (c *cluster) addVolume(ctx context.Context, i int) error {
 	if err := errors.Join(os.WriteFile(source, content, 0o600), os.WriteFile(target, nil, 0o600), os.Truncate(target, volumeSize)); err != nil {
 		return err
 	}
+	primary := c.primaries[i%len(c.primaries)]
 	c.volumes = append(c.volumes, workload.NewVolume(i, name, layout, image(content[:layout.Image])))
-	_, err := c.command(ctx, c.secondary, "volume", "create", groupName+"/"+name, "--primary", c.primary.Name, "--source", source,
+	_, err := c.command(ctx, c.secondary, "volume", "create", groupName+"/"+name, "--primary", primary.Name, "--source", source,
 		"--secondary", c.secondary.Name, "--target", target)
 	if err != nil {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
-	d, err := c.primary.Dial(wait, groupName+"/"+name)
+	d, err := primary.Dial(wait, groupName+"/"+name)
 	if err == nil {
 		c.clients.Use(d)
 	}
@@ -210,7 +218,7 @@ func (m image) ReadAt(_ context.Context, p []byte, at int64) error {
 
 // status asks for the cluster as its captain sees it, those that have no part in a fault first; nils when nobody can say.
 func (c *cluster) status(ctx context.Context) (*api.Status, *api.Group, error) {
-	for _, h := range append([]*host{c.secondary, c.primary}, c.components...) {
+	for _, h := range slices.Concat([]*host{c.secondary}, c.primaries, c.components) {
 		once, done := context.WithTimeout(ctx, 2*time.Second)
 		s, err := h.API.Status(once)
 		done()

@@ -16,7 +16,7 @@
 //
 // # The scenarios
 //
-// Clients write to two volumes of a primary, as in the demo (package workload). Then a fault comes and goes; while it lasts
+// Clients write to two volumes, of one primary or of two, as in the demo (package workload). Then a fault comes and goes; while it lasts
 // no write may fail, and where it says so sets must be committed again in time. At the end everything is promoted and
 // compared byte for byte: all that was written where the clients had stopped before, else a prefix of it.
 //

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func newRun(t *testing.T, c cast) *run {
 		}
 	})
 	r.must(r.replicate(ctx))
-	r.say("%d components, a primary and a secondary, %d network(s); clients write to two volumes in mode %s", c.components, c.lans, c.mode)
+	r.say("%d components, %d primaries and a secondary, %d network(s); clients write to two volumes in mode %s", c.components, c.primaries, c.lans, c.mode)
 	return r
 }
 
@@ -249,18 +250,24 @@ func (r *run) finish() {
 		if open == 0 {
 			open = g.Open
 		}
-		return open != 0 && g.Applied >= open && len(g.Primaries) == 1 && g.Primaries[0].Queued == 0
+		return open != 0 && g.Applied >= open && len(g.Primaries) == len(r.primaries) &&
+			!slices.ContainsFunc(g.Primaries, func(p api.Source) bool { return p.Queued != 0 })
 	})
 	r.say("the clients have stopped, and all of it is applied")
 }
 
-// strike kills the primary in the middle of the writing.
+// strike kills the primaries in the middle of the writing.
 func (r *run) strike() {
 	r.t.Helper()
 	r.clients.Doom()
-	r.must(r.primary.Kill())
+	for _, h := range r.primaries {
+		r.must(h.Doom()) // all of them, before one is waited for
+	}
+	for _, h := range r.primaries {
+		r.must(h.Kill())
+	}
 	r.clients.Close()
-	r.say("the primary is killed in the middle of the writing")
+	r.say("every primary is killed in the middle of the writing")
 }
 
 // promote promotes the group and compares what is served: all that was written, or a prefix of it, which in a sync group has

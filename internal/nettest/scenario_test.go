@@ -30,12 +30,13 @@ func TestNetworks(t *testing.T) {
 		cast cast
 		run  func(r *run)
 	}{
-		{"component", cast{components: 3, lans: 1, mode: "async"}, componentFaults},
-		{"captain", cast{components: 3, lans: 1, mode: "sync"}, captainFault},
-		{"pairs", cast{components: 3, lans: 1, mode: "async"}, pairFaults},
-		{"sync-pairs", cast{components: 3, lans: 1, mode: "sync"}, oneWayFaults},
-		{"storm", cast{components: 3, lans: 1, mode: "sync"}, storm},
-		{"networks", cast{components: 3, lans: 2, mode: "async"}, networkFaults},
+		{"component", cast{components: 3, lans: 1, primaries: 1, mode: "async"}, componentFaults},
+		{"captain", cast{components: 3, lans: 1, primaries: 1, mode: "sync"}, captainFault},
+		{"pairs", cast{components: 3, lans: 1, primaries: 1, mode: "async"}, pairFaults},
+		{"sync-pairs", cast{components: 3, lans: 1, primaries: 1, mode: "sync"}, oneWayFaults},
+		{"storm", cast{components: 3, lans: 1, primaries: 1, mode: "sync"}, storm},
+		{"primaries", cast{components: 3, lans: 1, primaries: 2, mode: "async"}, primaryFault},
+		{"networks", cast{components: 3, lans: 2, primaries: 1, mode: "async"}, networkFaults},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			fmt.Printf("\n--- %s\n", s.name)
@@ -112,7 +113,7 @@ func slowLink(r *run) {
 	r.say("%s receives %.1f Mbit/s and has %.1f from now on", h.Name, float64(has)/1e6, float64(rate)/1e6)
 	r.must(r.net.Shape(r.ctx, h.node, mainLAN, rate))
 	r.must(fleet.Until(r.ctx, stepTime, "the primary paces its clients", func(ctx context.Context) (bool, error) {
-		return r.event(ctx, r.primary, "overload.pace", at)
+		return r.event(ctx, r.primaries[0], "overload.pace", at)
 	}))
 	r.say("the primary paces its clients")
 	r.pass(2 * lossAfter)
@@ -163,7 +164,7 @@ func captainFault(r *run) {
 // pairFaults cuts two agents apart that both still reach the captain, and all others.
 func pairFaults(r *run) {
 	a, b := r.twoOthers()
-	for _, pair := range [][2]*host{{a, b}, {r.primary, a}} {
+	for _, pair := range [][2]*host{{a, b}, {r.primaries[0], a}} {
 		r.say("%s and %s do not reach each other; both reach all others", pair[0].Name, pair[1].Name)
 		r.apart(pair[:], func(cut bool) error {
 			if !cut { // the operator was told while it lasted
@@ -180,7 +181,7 @@ func pairFaults(r *run) {
 // oneWayFaults lets nothing through from one agent to another, while all other ways are open.
 func oneWayFaults(r *run) {
 	a, b := r.twoOthers()
-	for _, pair := range [][2]*host{{a, b}, {r.primary, a}, {a, r.primary}} {
+	for _, pair := range [][2]*host{{a, b}, {r.primaries[0], a}, {a, r.primaries[0]}} {
 		r.say("nothing comes from %s to %s any more; all other ways are open", pair[0].Name, pair[1].Name)
 		r.apart(pair[1:], func(cut bool) error { return r.net.cut(r.ctx, pair[0].node, pair[1].node, cut) })
 	}

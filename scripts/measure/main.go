@@ -5,6 +5,9 @@
 //	takeover               the component that owns most dies. How long until what it held is held twice again?
 //	cut                    three primaries under load, a thousand cuts. How long does each primary stand still?
 //	scale                  components behind links of 50 Mbit/s. Do twice as many carry twice as much?
+//	sparse                 a volume of 1 TiB with 1 GiB of data. How long is its first copy, and what does it read and send?
+//	resume                 a process dies at each tenth of a copy. How much is read twice?
+//	link                   a primary behind a link of 100 Mbit/s. How much more does its application write than the link carries?
 //
 // Latency is measured by an NBD client on the primary's Unix socket, from the moment at which a write was *due* to its reply: the
 // schedule heeds no replies, so that a stall counts for every write that it delays and not only for the first. Quantiles are
@@ -16,9 +19,9 @@
 //
 //	main.go      flags, and the order of things
 //	rig.go       a cluster, its volumes, and the comparison at the end
-//	load.go      writers: on a schedule, or as fast as they can
+//	load.go      writers: on a schedule, or as fast as they can; pages.go with pages of a database
 //	watch.go     what the captain says, as a timeline
-//	kill.go, takeover.go, cut.go, scale.go   the measurements
+//	kill.go, takeover.go, cut.go, scale.go, sparse.go, resume.go, link.go   the measurements
 //	stats.go     quantiles and medians
 //	report.go    the table and the JSON lines
 package main
@@ -58,7 +61,10 @@ type options struct {
 	window   time.Duration // of scale
 	warm     time.Duration // before it
 	counts   []int         // of components, for scale
-	link     int           // Mbit/s
+	data     int           // of sparse, MiB
+	copy     int           // of resume, MiB
+	link     int           // Mbit/s of a component, for scale
+	site     int           // Mbit/s of the primary, for link
 }
 
 // measurement is one of the things that are measured.
@@ -69,6 +75,7 @@ type measurement struct {
 
 var all = []measurement{
 	{"kill-async", killAsync}, {"kill-sync", killSync}, {"takeover", takeover}, {"cut", cut}, {"scale", scale},
+	{"sparse", sparse}, {"resume", resume}, {"link", link},
 }
 
 func main() {
@@ -109,10 +116,13 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.IntVar(&o.kills, "kills", 5, "takeover: how many owners die, one after the other")
 	f.IntVar(&o.cuts, "cuts", 1000, "cut: how many")
 	f.DurationVar(&o.period, "period", 100*time.Millisecond, "cut: the group's period")
-	f.DurationVar(&o.window, "window", 30*time.Second, "scale: how long the rate is measured")
+	f.DurationVar(&o.window, "window", 30*time.Second, "scale, link: how long the rate is measured")
 	f.DurationVar(&o.warm, "warm", 15*time.Second, "scale: how long the queue is filled before")
 	f.StringVar(&counts, "components", "2,4,8", "scale: numbers of components; the first is what the others are compared with")
 	f.IntVar(&o.link, "link", 50, "scale: Mbit/s of each component's link, in each direction")
+	f.IntVar(&o.data, "data", 1024, "sparse: MiB of data in the volume")
+	f.IntVar(&o.copy, "copy", 200, "resume: MiB of each volume that is copied")
+	f.IntVar(&o.site, "site-link", 100, "link: Mbit/s of the primary's link, in each direction; the volume is larger behind a faster one")
 	f.BoolVar(&quick, "quick", false, "everything much shorter: whether it works, not how fast it is")
 	if err := f.Parse(args); err != nil {
 		return o, flag.ErrHelp // it has printed what is wrong
@@ -122,6 +132,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	}
 	if quick {
 		o.duration, o.kills, o.cuts, o.window, o.warm = 5*time.Second, 1, 50, 5*time.Second, 5*time.Second
+		o.data, o.copy = 64, 80
 	}
 	for _, word := range strings.Split(counts, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(word))
@@ -139,8 +150,10 @@ func parse(args []string, w io.Writer) (options, error) {
 		return o, fmt.Errorf("-duration %v, -window %v, -warm %v: at least a second, a second, and nothing", o.duration, o.window, o.warm)
 	case o.period < 50*time.Millisecond || o.period > time.Minute:
 		return o, fmt.Errorf("-period %v: from 50ms to 1m", o.period)
-	case o.link < 1 || o.link > 10_000:
-		return o, fmt.Errorf("-link %d: from 1 to 10000 Mbit/s", o.link)
+	case o.data < 1 || o.data > 1<<16 || o.copy < 10 || o.copy > 1<<16:
+		return o, fmt.Errorf("-data %d, -copy %d: from 1 and from 10 to 65536 MiB", o.data, o.copy)
+	case o.link < 1 || o.link > 10_000 || o.site < 1 || o.site > 10_000:
+		return o, fmt.Errorf("-link %d, -site-link %d: from 1 to 10000 Mbit/s", o.link, o.site)
 	}
 	return o, nil
 }
@@ -154,7 +167,7 @@ func choose(words string) ([]measurement, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale", words)
+		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale, sparse, resume, link", words)
 	}
 	return out, nil
 }

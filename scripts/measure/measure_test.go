@@ -78,7 +78,7 @@ func TestParse(t *testing.T) {
 	if m, err := choose(o.only); err != nil || len(m) != 3 || m[2].name != "cut" {
 		t.Errorf("%v, %v", m, err)
 	}
-	for _, bad := range [][]string{{"x"}, {"-runs", "0"}, {"-rate", "0"}, {"-period", "1ms"}, {"-components", "2,x"}, {"-components", "1"}, {"-link", "0"}, {"-none"}} {
+	for _, bad := range [][]string{{"x"}, {"-runs", "0"}, {"-rate", "0"}, {"-period", "1ms"}, {"-components", "2,x"}, {"-components", "1"}, {"-link", "0"}, {"-none"}, {"-copy", "9"}, {"-data", "0"}} {
 		if _, err := parse(bad, io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
@@ -172,6 +172,46 @@ func TestKill(t *testing.T) {
 	}
 	if seen["kill-async/failed writes"] != 0 || seen["kill-async/writes"] < 200 || seen["kill-async/deaths"] < 1 || seen["kill-async/longest"] <= 0 {
 		t.Errorf("%+v", seen)
+	}
+}
+
+// missed runs a measurement and returns the names of the figures that miss their aim.
+func missed(t *testing.T, m func(*report) ([]figure, error)) (names []string) {
+	t.Helper()
+	var text bytes.Buffer
+	rep, err := newReport(&text, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	figures, err := m(rep)
+	rep.figures([][]figure{figures})
+	t.Logf("%s", &text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range figures {
+		if f.aim != nil && !f.aim.reached([]float64{f.value}) {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// A volume of 1 TiB with little data is copied, and only what it has is read and sent. A trim reaches the target's disk.
+func TestSparse(t *testing.T) {
+	o := smallRun(t)
+	o.data = 32
+	if names := missed(t, func(rep *report) ([]figure, error) { return sparse(t.Context(), o, rep, "test") }); len(names) > 0 {
+		t.Errorf("missed: %q", names)
+	}
+}
+
+// The primary dies at each tenth of a copy, which goes on where it was.
+func TestResume(t *testing.T) {
+	o := smallRun(t)
+	o.copy = 80
+	if names := missed(t, func(rep *report) ([]figure, error) { return interrupt(t.Context(), o, rep, "test", "primary") }); len(names) > 0 {
+		t.Errorf("missed: %q", names)
 	}
 }
 

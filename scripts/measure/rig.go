@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,11 +34,14 @@ const profiles = "debug: {profiles: true}\n"
 // shape is what a cluster is to be like.
 type shape struct {
 	primaries, components int
-	group                 []string // further arguments of `group create`
-	size                  int64    // of each volume; each primary has one
-	filled                bool     // with random bytes; otherwise they are sparse
-	settings              string   // lines of the primaries' files
-	link                  int      // Mbit/s of each component's link, in a network of the rig's own; 0 for the loopback
+	group                 []string             // further arguments of `group create`
+	size                  int64                // of each volume; each primary has one
+	filled                bool                 // with random bytes; otherwise they are sparse
+	copying               bool                 // do not wait for their first copy
+	fill                  func(*os.File) error // writes a source's data, unless it is nil
+	settings              string               // lines of the primaries' files
+	link                  int                  // Mbit/s of each limited host's link, in a network of the rig's own; 0 for the loopback
+	limited               string               // the role whose hosts have such a link: backup unless said
 }
 
 // rig is a running cluster with a group whose volumes are copied. It is used by one goroutine.
@@ -102,7 +106,7 @@ func (r *rig) members(s shape) error {
 		m := fleet.Member{Name: name, Roles: roles, Settings: settings + profiles}
 		if r.network != nil {
 			x, err := r.network.Attach(r.ctx, name, lan)
-			if err == nil && roles == "backup" {
+			if err == nil && roles == cmp.Or(s.limited, "backup") {
 				err = r.network.Shape(r.ctx, x, lan, int64(s.link)*1e6)
 			}
 			if err != nil {
@@ -148,7 +152,7 @@ func (r *rig) replicate(s shape) error {
 	if _, err := r.Command(r.ctx, append([]string{"group", "create", groupName, "--socket", socket}, s.group...)...); err != nil {
 		return err
 	}
-	at := time.Now()
+	var at time.Time // of the newest volume
 	for i, p := range r.primaries {
 		v := &volume{name: fmt.Sprintf("volume%d", i+1), primary: p, size: s.size}
 		v.source, v.target = filepath.Join(r.dir, v.name+".source"), filepath.Join(r.dir, v.name+".target")
@@ -157,9 +161,13 @@ func (r *rig) replicate(s shape) error {
 			content = randomBytes(int(s.size))
 		}
 		err := errors.Join(os.WriteFile(v.source, content, 0o600), os.WriteFile(v.target, nil, 0o600), os.Truncate(v.source, s.size), os.Truncate(v.target, s.size))
+		if err == nil && s.fill != nil {
+			err = fill(v.source, s.fill)
+		}
 		if err != nil {
 			return fmt.Errorf("make a volume's files: %w", err)
 		}
+		at = time.Now()
 		_, err = r.Command(r.ctx, "volume", "create", v.export(), "--primary", p.Name, "--source", v.source,
 			"--secondary", r.secondary.Name, "--target", v.target, "--socket", socket)
 		if err != nil {
@@ -167,7 +175,32 @@ func (r *rig) replicate(s shape) error {
 		}
 		r.volumes = append(r.volumes, v)
 	}
-	err = r.until("the first copy is whole", func(x *api.Status) bool {
+	if s.copying {
+		return nil
+	}
+	if err := r.whole(); err != nil {
+		return err
+	}
+	r.copied = time.Since(at)
+	for _, v := range r.volumes {
+		if err := v.dialAll(r.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fill(path string, with func(*os.File) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(with(f), f.Close())
+}
+
+// whole waits until the first copy of every volume is on its target.
+func (r *rig) whole() error {
+	return r.until("the first copy is whole", func(x *api.Status) bool {
 		g := x.Group(groupName)
 		if g == nil || g.Point == nil || len(g.Volumes) != len(r.volumes) {
 			return false
@@ -179,16 +212,6 @@ func (r *rig) replicate(s shape) error {
 		}
 		return true
 	})
-	if err != nil {
-		return err
-	}
-	r.copied = time.Since(at)
-	for _, v := range r.volumes {
-		if err := v.dialAll(r.ctx); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // load starts writers on a schedule, and watch a watcher: they end before the agents do.
@@ -265,9 +288,22 @@ func membersOf(s *api.Status) (names []string) {
 
 // verify waits until everything that was written is on the targets, and compares them with the sources. Nobody may write.
 func (r *rig) verify() error {
+	if err := r.applied(); err != nil {
+		return err
+	}
+	for _, v := range r.volumes {
+		if err := sameFiles(v.source, v.target); err != nil {
+			return fmt.Errorf("volume %s: %w", v.name, err)
+		}
+	}
+	return nil
+}
+
+// applied waits until everything that was written is on the targets. Nobody may write.
+func (r *rig) applied() error {
 	end := time.Now()
 	var upTo uint64 // the set that was open after the last write
-	err := r.until("what was written is applied", func(s *api.Status) bool {
+	return r.until("what was written is applied", func(s *api.Status) bool {
 		g := s.Group(groupName)
 		if g == nil || time.Since(end) < staleTime {
 			return false
@@ -284,15 +320,6 @@ func (r *rig) verify() error {
 		}
 		return g.Applied >= upTo
 	})
-	if err != nil {
-		return err
-	}
-	for _, v := range r.volumes {
-		if err := sameFiles(v.source, v.target); err != nil {
-			return fmt.Errorf("volume %s: %w", v.name, err)
-		}
-	}
-	return nil
 }
 
 // errDiffers says that a copy is wrong.

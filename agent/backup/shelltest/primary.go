@@ -108,12 +108,47 @@ func (p *Primary) Submit(kind wire.Kind, off int64, data []byte) (set wire.Set) 
 	} else {
 		data = make([]byte, len(data))
 	}
+	set, _ = p.number(u)
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	copy(p.c.model[off:], data)
+	return set
+}
+
+// Check asks whether a range is on the target as it was submitted. It waits until the group takes the question, and
+// returns its seq and the set it went into.
+func (p *Primary) Check(off, length int64) (wire.Set, wire.Seq) {
+	p.c.T.Helper()
+	p.c.mu.Lock()
+	digest := wire.Digest(p.c.model[off : off+length])
+	p.c.mu.Unlock()
+	return p.number(wire.Update{
+		Volume: Volume, Portion: uint32(off / Portion), Kind: wire.KindCheck, Offset: uint64(off), Length: uint32(length), Data: digest[:],
+	})
+}
+
+// Checked returns what came of checks since it was last called, by seq.
+func (p *Primary) Checked() map[wire.Seq]core.CheckVerdict {
+	out := map[wire.Seq]core.CheckVerdict{}
+	p.a.Do(func(n *core.Node) {
+		for _, c := range n.TakeChecked(Group) {
+			for _, r := range c.Results {
+				out[r.Seq] = r.Verdict
+			}
+		}
+	})
+	return out
+}
+
+// number waits until the group takes an update.
+func (p *Primary) number(u wire.Update) (set wire.Set, seq wire.Seq) {
+	p.c.T.Helper()
 	p.c.Wait("the group to take a write", func() bool {
 		var err error
 		p.a.Do(func(n *core.Node) {
 			v, _ := n.View(Group)
 			set = v.Open
-			if _, _, err = n.Submit(n.Now(), Group, []wire.Update{u}, nil); err == nil {
+			if _, seq, err = n.Submit(n.Now(), Group, []wire.Update{u}, nil); err == nil {
 				v, _ = n.View(Group)
 				set = v.Open
 			}
@@ -123,10 +158,7 @@ func (p *Primary) Submit(kind wire.Kind, off int64, data []byte) (set wire.Set) 
 		}
 		return err == nil
 	})
-	p.c.mu.Lock()
-	defer p.c.mu.Unlock()
-	copy(p.c.model[off:], data)
-	return set
+	return set, seq
 }
 
 // WaitApplied waits until a set is applied as the agent knows it.

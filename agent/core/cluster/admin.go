@@ -71,6 +71,7 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	}
 	g := &Group{
 		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
+		ResyncRate: rateOf(c.ResyncRate), Bandwidth: c.Bandwidth,
 		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
@@ -93,6 +94,16 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	return uint64(g.ID), nil
 }
 
+// NoRate in a command stands for no ceiling of a rate.
+const NoRate = -1
+
+func rateOf(rate int64) int64 {
+	if rate == NoRate {
+		return 0
+	}
+	return rate
+}
+
 func (g *Group) validate() error {
 	if g.Mode != Async && g.Mode != Sync {
 		return fmt.Errorf("mode %d is neither async nor sync", g.Mode)
@@ -103,10 +114,16 @@ func (g *Group) validate() error {
 	if g.SetBytes < MinSetBytes {
 		return fmt.Errorf("a set limit of %d bytes is below %d", g.SetBytes, MinSetBytes)
 	}
+	if g.ResyncRate != 0 && g.ResyncRate < MinResyncRate {
+		return fmt.Errorf("a resync rate of %d bytes a second is below %d", g.ResyncRate, MinResyncRate)
+	}
+	if g.Bandwidth != 0 && g.Bandwidth < MinBandwidth {
+		return fmt.Errorf("a bandwidth of %d bytes a second is below %d", g.Bandwidth, MinBandwidth)
+	}
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
 	}
-	return nil
+	return g.CheckSchedule.validate()
 }
 
 func (s *State) setGroup(c *SetGroup) error {
@@ -126,6 +143,15 @@ func (s *State) setGroup(c *SetGroup) error {
 	}
 	if c.SetBytes != 0 {
 		changed.SetBytes = c.SetBytes
+	}
+	if c.Schedule != nil {
+		changed.CheckSchedule = *c.Schedule
+	}
+	if c.ResyncRate != 0 {
+		changed.ResyncRate = rateOf(c.ResyncRate)
+	}
+	if c.Bandwidth != nil {
+		changed.Bandwidth = *c.Bandwidth
 	}
 	if err := changed.validate(); err != nil {
 		return fmt.Errorf("set group %q: %w", g.Name, err)
@@ -185,7 +211,7 @@ func (s *State) createVolume(c *CreateVolume) (uint64, error) {
 	}
 	v := &Volume{
 		ID: s.NextVolume, Name: c.Name, Size: c.Size,
-		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target, BitmapAtEnd: c.BitmapAtEnd,
+		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target, Seeded: c.Seeded, BitmapAtEnd: c.BitmapAtEnd,
 	}
 	s.NextVolume++
 	g.Volumes[v.ID] = v

@@ -15,7 +15,9 @@ const (
 	MaxPeriodMS     = 3600_000
 	DefaultSetBytes = 256 << 20
 	MinSetBytes     = 1 << 20
-	MaxGrant        = 64 // sets that one grant may open
+	MinResyncRate   = 64 << 10 // bytes a second
+	MinBandwidth    = 64 << 10 // bytes a second
+	MaxGrant        = 64       // sets that one grant may open
 	MaxUnapplied    = 1 << 16
 )
 
@@ -46,6 +48,10 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return 0, s.removePrimary(c.RemovePrimary)
 	case c.AllowInconsistent != nil:
 		return 0, s.allowInconsistent(c.AllowInconsistent)
+	case c.StartCheck != nil:
+		return s.startCheck(c.StartCheck)
+	case c.StopCheck != nil:
+		return 0, s.stopCheck(c.StopCheck)
 	case c.Admit != nil:
 		s.admit(index, c.Admit)
 	case c.Lose != nil:
@@ -127,6 +133,10 @@ func (s *State) applyToGroup(index uint64, c *Command) {
 	case c.Final != nil:
 		if g := s.Groups[c.Final.Group]; g != nil && c.Final.View == s.View {
 			g.final(c.Final)
+		}
+	case c.EndCheck != nil:
+		if g := s.Groups[c.EndCheck.Group]; g != nil {
+			g.endCheck(c.EndCheck)
 		}
 	}
 }
@@ -395,7 +405,7 @@ func (g *Group) prune() {
 	})
 }
 
-// giveUp drops all unapplied sets. Those of a chain take nothing with them that was held and is not in a bitmap.
+// giveUp drops all unapplied sets. Those of a chain take nothing with them that was acknowledged as held.
 func (g *Group) giveUp(chain bool) {
 	if g.Phase == Promoted {
 		return
@@ -404,7 +414,7 @@ func (g *Group) giveUp(chain bool) {
 	if g.ApplyTo > g.Applied {
 		g.Torn = true
 	}
-	if !chain {
+	if !chain || g.Mode != Sync {
 		g.doubt()
 	}
 	for _, inc := range g.Incs {

@@ -28,6 +28,9 @@ type Command struct {
 	RemovePrimary *RemovePrimary `cbor:",omitempty"`
 
 	AllowInconsistent *AllowInconsistent `cbor:",omitempty"`
+	StartCheck        *StartCheck        `cbor:",omitempty"`
+	StopCheck         *StopCheck         `cbor:",omitempty"`
+	EndCheck          *EndCheck          `cbor:",omitempty"`
 
 	Admit   *Admit   `cbor:",omitempty"`
 	Lose    *Lose    `cbor:",omitempty"`
@@ -86,6 +89,8 @@ type (
 		PeriodMS    int64
 		SetBytes    int64
 		PortionSize uint64
+		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; NoRate and 0 mean no ceiling
+		Bandwidth   int64 `cbor:",omitempty"`
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
 	SetGroup struct {
@@ -93,6 +98,11 @@ type (
 		Mode     Mode
 		PeriodMS int64
 		SetBytes int64
+		// Schedule, if not nil, is when the group is checked from now on.
+		Schedule   *CheckSchedule `cbor:",omitempty"`
+		ResyncRate int64          `cbor:",omitempty"` // bytes a second; NoRate takes the ceiling away
+		// Bandwidth is nil to leave it, and 0 for no limit.
+		Bandwidth *int64 `cbor:",omitempty"`
 	}
 	// DeleteGroup deletes a group without volumes.
 	DeleteGroup struct{ Group wire.GroupID }
@@ -105,6 +115,7 @@ type (
 		Source    string
 		Secondary wire.AgentID
 		Target    string
+		Seeded    bool `cbor:",omitempty"`
 		// BitmapAtEnd is kept, see Volume.
 		BitmapAtEnd bool `cbor:",omitempty"`
 	}

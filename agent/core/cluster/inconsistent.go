@@ -23,7 +23,7 @@ func (s *State) allowInconsistent(c *AllowInconsistent) error {
 		return fmt.Errorf("allow inconsistent targets in group %q: no resync of it waits or is under way", g.Name)
 	}
 	for _, v := range vs {
-		g.Volumes[v].CopiedAt = 0
+		g.Volumes[v].CopiedAt, g.Volumes[v].InPlace = 0, true
 	}
 	return nil
 }

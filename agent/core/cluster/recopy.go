@@ -20,6 +20,7 @@ func (s *State) recopyVolume(index uint64, c *RecopyVolume) error {
 		return fmt.Errorf("recopy volume %q: its primary was taken out of group %q: delete the volume and make it anew", v.Name, g.Name)
 	}
 	v.CopiedAt, v.Copy = 0, index
+	v.InPlace, v.Seeded = false, false // of the old target
 	for _, inc := range g.Incs {
 		if inc.Primary == v.Primary {
 			inc.Ended = true
@@ -53,7 +54,7 @@ func (g *Group) copied(c *Commit) {
 			said = c.Copies[i]
 		}
 		if v := g.Volumes[id]; v != nil && v.CopiedAt == 0 && v.Removed == nil && v.Copy == said {
-			v.CopiedAt = c.UpTo
+			v.CopiedAt, v.InPlace = c.UpTo, false
 		}
 	}
 }

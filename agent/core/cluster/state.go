@@ -146,6 +146,8 @@ type Group struct {
 	PeriodMS    int64
 	SetBytes    int64  // a set closes early at this many bytes
 	PortionSize uint64 // bytes
+	ResyncRate  int64  `cbor:",omitempty"` // of each primary's copies, bytes a second; 0: no ceiling
+	Bandwidth   int64  `cbor:",omitempty"` // of what each primary sends, bytes a second; 0 for no limit
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
@@ -168,6 +170,9 @@ type Group struct {
 	FinalChosen  bool
 	PromoteLabel int64         // when promote was asked for
 	Outcome      PromoteResult // what promote lost, for the operator
+
+	Check         *Check `cbor:",omitempty"` // the newest one, also when it is over
+	CheckSchedule        // when the next one is due
 }
 
 // RecoveryPoint is the end of a set to which the targets can be brought.
@@ -195,6 +200,9 @@ type Volume struct {
 	// CopiedAt is the set at whose end the first copy was whole, 0 before. The volume belongs to the recovery points
 	// from there on.
 	CopiedAt wire.Set
+	InPlace  bool `cbor:",omitempty"` // it had a first copy, and an operator allows its resync to be applied in place
+	// Seeded says that the target was filled by hand: the first copy compares, and copies what differs.
+	Seeded bool `cbor:",omitempty"`
 	// Copy is the index of the command by which the target was last said to hold nothing of the volume, 0 for never. The bits of another
 	// copy say nothing of this one, nor does what an older incarnation says of a copy.
 	Copy uint64 `cbor:",omitempty"`
