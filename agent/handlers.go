@@ -158,7 +158,7 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: q.ResyncRate, Bandwidth: q.Limit(),
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: api.Rate(q.ResyncRate), Bandwidth: api.Rate(q.Bandwidth),
 		}}, nil
 	})
 }

@@ -11,8 +11,8 @@ type GroupRequest struct {
 	// CheckSchedule is of a change; null leaves what is.
 	CheckSchedule *CheckSchedule `json:"check_schedule,omitempty"`
 	PortionSize   uint64         `json:"portion_size_bytes,omitempty"`
-	// ResyncRate is the ceiling of each primary's copies in bytes a second; NoRate takes it away.
-	ResyncRate int64 `json:"resync_rate_bytes_per_second,omitempty"`
+	// ResyncRate is the ceiling of each primary's copies in bytes a second; 0 is none, null leaves what is.
+	ResyncRate *int64 `json:"resync_rate_bytes_per_second,omitempty"`
 	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
 	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
 	// RemovePrimary names an agent whose volumes are taken out of the group; it is asked for alone. Force is needed while
@@ -24,12 +24,12 @@ type GroupRequest struct {
 	AllowInconsistent bool `json:"allow_inconsistent,omitempty"`
 }
 
-// Limit returns the bandwidth of a new group.
-func (q *GroupRequest) Limit() int64 {
-	if q.Bandwidth == nil {
+// Rate returns what a rate is for a new group.
+func Rate(r *int64) int64 {
+	if r == nil {
 		return 0
 	}
-	return *q.Bandwidth
+	return *r
 }
 
 // VolumeRequest adds a volume to a group. Agents are named.
@@ -184,6 +184,3 @@ type Peer struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 }
-
-// NoRate in a request takes a ceiling away.
-const NoRate = -1

@@ -60,8 +60,8 @@ type groupWatch struct {
 		sealed  int
 		at      time.Duration
 	}
-	proposed map[string]time.Duration // not to repeat a proposal while it may be under way
-	copying  map[wire.Incarnation]copying
+	proposed map[string]time.Duration     // not to repeat a proposal while it may be under way
+	lacking  map[wire.Incarnation]lacking // the ended incarnations whose seal waits for second copies
 	markAt   time.Duration
 }
 
@@ -83,7 +83,7 @@ func (c *captain) watch(id wire.GroupID) *groupWatch {
 	if w == nil {
 		w = &groupWatch{
 			id: id, done: map[incSet]*setDone{}, reports: map[wire.Incarnation]map[wire.AgentID][]*Report{}, seen: map[wire.Incarnation]GroupStatus{},
-			openAt: map[wire.Set]int64{}, proposed: map[string]time.Duration{}, copying: map[wire.Incarnation]copying{},
+			openAt: map[wire.Set]int64{}, proposed: map[string]time.Duration{}, lacking: map[wire.Incarnation]lacking{},
 		}
 		w.progress.at = c.n.now
 		c.groups[id] = w
@@ -278,9 +278,9 @@ func (c *captain) stateChanged() {
 				sealed++
 			}
 		}
-		for id := range w.copying {
+		for id := range w.lacking {
 			if inc := g.Inc(id); inc == nil || inc.Sealed {
-				delete(w.copying, id)
+				delete(w.lacking, id)
 			}
 		}
 		for id := range w.seen {

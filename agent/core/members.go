@@ -32,8 +32,10 @@ func (c *captain) members() {
 	if len(st.Eligible()) < 2 {
 		limit = c.n.cfg.LastLossAfter // new updates have one copy, though a draining member is still there
 	}
-	if st.Settled != st.View && !c.n.mutant("loss-unsettled") {
-		limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
+	if st.Settled != st.View {
+		if !c.n.mutant("loss-unsettled") {
+			limit = c.n.cfg.LastLossAfter // the silent one may hold the only copy of something
+		}
 		if c.settled() {
 			c.n.Propose(cluster.Command{Settle: &cluster.Settle{View: st.View, MembersAt: st.MembersAt}})
 			c.loseAt = c.n.now + c.n.cfg.RetryEvery

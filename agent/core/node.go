@@ -11,8 +11,10 @@
 //	source.go     primary: numbering, attaching and leaving
 //	superseded.go primary: writes that need not be sent
 //	flights.go    primary: frames on their way, held up to
+//	queue.go      primary: what waits to be sent, the oldest first
 //	pipe.go       primary: how much is on its way, and what seems lost
 //	traffic.go    primary: how much may be sent, and how much was
+//	room.go       primary and captain: whether the journals have room for a resync
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
 //	check.go      what secondaries found when they compared, on its way to the primary

@@ -120,8 +120,8 @@ func (u *union) end(committed wire.Seq) (seq wire.Seq, missing int) {
 	return u.prefix(seq, committed), missing
 }
 
-// copying is how many copies a seal waits for, and since when it is so many.
-type copying struct {
+// lacking is how many copies a seal waits for, and since when it is so many.
+type lacking struct {
 	missing int
 	since   time.Duration
 }
@@ -132,10 +132,10 @@ func (w *groupWatch) comeToRest(n *Node, inc *cluster.Incarnation, missing int) 
 	if missing == 0 || n.mutant("seal-single-copy") {
 		return true
 	}
-	was, ok := w.copying[inc.ID]
+	was, ok := w.lacking[inc.ID]
 	if !ok || was.missing != missing {
-		was = copying{missing: missing, since: n.now}
-		w.copying[inc.ID] = was
+		was = lacking{missing: missing, since: n.now}
+		w.lacking[inc.ID] = was
 	}
 	return n.now-was.since >= 2*n.cfg.LossAfter
 }

@@ -331,7 +331,7 @@ func (s *source) tick() {
 		}
 		s.resend()
 	case g.Phase != cluster.Replicating:
-	case s.suspended || !s.ready || !s.fits():
+	case s.suspended || !s.ready || !s.fits(): // the incarnation of an earlier run is ended all the same, so that it is sealed
 		if inc := g.Live(n.cfg.ID); inc != nil && n.now >= s.endAt {
 			s.endAt = n.now + n.cfg.RetryEvery
 			n.Propose(cluster.Command{End: &cluster.End{Group: s.group, Inc: inc.ID}})

@@ -296,7 +296,7 @@ func TestWrongSizeIsRefused(t *testing.T) {
 func TestResyncRate(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, cluster.Async, primary.Limits{})
-		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, ResyncRate: 1 << 20}})
+		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, ResyncRate: new(int64(1 << 20))}})
 		w.addFilled("a", 40<<20)
 		w.attached()
 		began := time.Now()
@@ -313,7 +313,7 @@ func TestResyncRate(t *testing.T) {
 				t.Errorf("the captain is told %+v", c)
 			}
 		})
-		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, ResyncRate: 5 << 20}})
+		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, ResyncRate: new(int64(5 << 20))}})
 		w.settled()
 		if d := time.Since(began); d < 23*time.Second || d > 26*time.Second {
 			t.Errorf("40 MiB took %v, want 20 s for the first half and 4 s for the second", d)

@@ -3,7 +3,6 @@ package sim
 import (
 	"os"
 	"testing"
-	"time"
 )
 
 // mutants are deliberate breaks, each of which the oracle must see within the seeds given. Where a break hides well, the
@@ -19,7 +18,6 @@ var mutants = []struct {
 	{"reuse-seqs", 60, "a primary takes its old incarnation up again after a restart"},
 	{"two-sets-at-once", 60, "sets are applied without waiting for those before"},
 	{"target-takes-all", 400, "the target takes writes of any set and view"},
-	{"loss-unsettled", 600, "the holder of a single copy is declared lost after the short limit"},
 	{"no-giving-back", 600, "a mirror does not give back what its owner lost in a crash"},
 	{"journal-not-synced", 20, "held is said before the journal is flushed"},
 	{"commit-before-complete", 40, "a set is committed before its lines are complete"},
@@ -41,9 +39,6 @@ var mutants = []struct {
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 
-// lengths are how long the writes last for the breaks that need a second fault long after the first.
-var lengths = map[string]time.Duration{"loss-unsettled": 15 * time.Second}
-
 // TestMutants proves that the simulator sees: each break is caught, and the seeds it took are printed. It runs with `make
 // sim`, not under the race detector, which has nothing to find in one goroutine and takes ten times as long.
 func TestMutants(t *testing.T) {
@@ -53,7 +48,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= uint64(m.seeds); seed++ {
-				opt := Options{Seed: seed, Length: lengths[m.name]}
+				opt := Options{Seed: seed}
 				broken := opt
 				broken.Mutants = map[string]bool{m.name: true}
 				if _, err := run(t, broken); err != nil {

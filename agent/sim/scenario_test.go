@@ -371,6 +371,7 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"12-power-cut-of-all", "target-not-flushed"},
 	{"13-a-primary-comes-back", "broken-counts"},
 	{"30-a-report-waits-for-the-disk", "seal-without-all"},
+	{"31-a-survivor-falls-silent", "loss-unsettled"},
 	{"29-a-seal-waits-for-second-copies", "seal-single-copy"},
 	{"30-a-report-waits-for-the-disk", "report-while-storing"},
 	{"17-late-writes-of-a-lost-owner", "target-takes-all"},

@@ -33,13 +33,5 @@ func (f *groupFlags) add(c *cobra.Command) {
 }
 
 func (f *groupFlags) request() api.GroupRequest {
-	q := api.GroupRequest{Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes, Bandwidth: f.rate.bytes}
-	switch {
-	case f.resync.bytes == nil:
-	case *f.resync.bytes == 0:
-		q.ResyncRate = api.NoRate
-	default:
-		q.ResyncRate = *f.resync.bytes
-	}
-	return q
+	return api.GroupRequest{Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes, ResyncRate: f.resync.bytes, Bandwidth: f.rate.bytes}
 }

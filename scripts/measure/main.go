@@ -18,7 +18,8 @@
 // ends. `make measure` runs it; the exit code is 1 when something failed, and 0 when a figure missed its aim.
 //
 //	main.go      flags, and the order of things
-//	rig.go       a cluster, its volumes, and the comparison at the end
+//	rig.go       a cluster, and its volumes
+//	same.go      the comparison at the end
 //	load.go      writers: on a schedule, or as fast as they can; pages.go with pages of a database
 //	watch.go     what the captain says, as a timeline
 //	kill.go, takeover.go, cut.go, scale.go, sparse.go, resume.go, link.go   the measurements

@@ -121,6 +121,13 @@ func TestSameFiles(t *testing.T) {
 	if err := sameFiles(a, same); err != nil {
 		t.Error(err)
 	}
+	zeroes, hole := write("zeroes", make([]byte, 4<<20)), write("hole", nil)
+	if err := errors.Join(os.Truncate(hole, 4<<20), sameFiles(zeroes, hole), sameFiles(hole, zeroes)); err != nil {
+		t.Errorf("a hole reads as zeroes: %v", err)
+	}
+	if err := sameFiles(hole, a); !errors.Is(err, errDiffers) {
+		t.Errorf("a hole and data: %v", err)
+	}
 	for _, path := range []string{write("other", other), write("short", content[:3<<20]), write("shorter", content[:5])} {
 		if err := sameFiles(a, path); !errors.Is(err, errDiffers) {
 			t.Errorf("%s: %v", path, err)

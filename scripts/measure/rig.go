@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -324,36 +322,6 @@ func (r *rig) applied() error {
 
 // errDiffers says that a copy is wrong.
 var errDiffers = errors.New("source and target differ, though everything is applied")
-
-// sameFiles compares two files byte by byte.
-func sameFiles(a, b string) error {
-	f, err := os.Open(a)
-	if err != nil {
-		return fmt.Errorf("compare: %w", err)
-	}
-	defer f.Close()
-	g, err := os.Open(b)
-	if err != nil {
-		return fmt.Errorf("compare: %w", err)
-	}
-	defer g.Close()
-	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
-	for off := int64(0); ; off += int64(len(x)) {
-		n, err := io.ReadFull(f, x)
-		m, err2 := io.ReadFull(g, y)
-		if n != m || !bytes.Equal(x[:n], y[:m]) {
-			return fmt.Errorf("from offset %d on: %w", off, errDiffers)
-		}
-		if n < len(x) {
-			for _, err := range []error{err, err2} {
-				if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-					return fmt.Errorf("compare at offset %d: %w", off, err)
-				}
-			}
-			return nil
-		}
-	}
-}
 
 // events returns how often something happened on a host, in this run of its agent.
 func (r *rig) events(h *fleet.Host, name string) (int, error) {

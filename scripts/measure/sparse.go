@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +40,7 @@ func sparse(ctx context.Context, o options, rep *report, name string) (_ []figur
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, r.explain(err)
 	}
-	if err := errors.Join(r.applied(), sameData(v.source, v.target)); err != nil {
+	if err := errors.Join(r.applied(), sameFiles(v.source, v.target)); err != nil {
 		return nil, r.explain(err)
 	}
 	from, to, err := v.stored()
@@ -95,7 +94,7 @@ func (r *rig) trimmed(v *volume) (int64, error) {
 	if f, t, err := v.stored(); err != nil || f < from+2*half || t < to+2*half {
 		return 0, errors.Join(err, fmt.Errorf("what was written is not stored: %d and %d bytes more", f-from, t-to))
 	}
-	err = errors.Join(v.clients[0].Trim(r.ctx, at, half, 0), v.clients[0].WriteZeroes(r.ctx, at+half, half, 0), r.applied(), sameData(v.source, v.target))
+	err = errors.Join(v.clients[0].Trim(r.ctx, at, half, 0), v.clients[0].WriteZeroes(r.ctx, at+half, half, 0), r.applied(), sameFiles(v.source, v.target))
 	if err != nil {
 		return 0, err
 	}
@@ -148,52 +147,4 @@ func storedBelow(dir string) (sum int64, err error) {
 		return err
 	})
 	return sum, err
-}
-
-// sameData compares two files of the same size where one of them has data; where none has, both read as zeroes.
-func sameData(a, b string) error {
-	f, err := os.Open(a)
-	if err != nil {
-		return fmt.Errorf("compare: %w", err)
-	}
-	defer f.Close()
-	g, err := os.Open(b)
-	if err != nil {
-		return fmt.Errorf("compare: %w", err)
-	}
-	defer g.Close()
-	x, y := make([]byte, sparsePiece), make([]byte, sparsePiece)
-	for off := int64(0); ; {
-		next, err := nextData(off, f, g)
-		if err != nil || next < 0 {
-			return err
-		}
-		n, err1 := f.ReadAt(x, next)
-		m, err2 := g.ReadAt(y, next)
-		if n != m || string(x[:n]) != string(y[:m]) {
-			return fmt.Errorf("from offset %d on: %w", next, errDiffers)
-		}
-		if err := errors.Join(err1, err2); err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("compare at offset %d: %w", next, err)
-		}
-		off = next + int64(n)
-	}
-}
-
-// nextData returns where the next data of any of the files is, -1 when there is none.
-func nextData(off int64, files ...*os.File) (int64, error) {
-	next := int64(-1)
-	for _, f := range files {
-		at, err := f.Seek(off, unix.SEEK_DATA)
-		if errors.Is(err, syscall.ENXIO) {
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("look for data in %s: %w", f.Name(), err)
-		}
-		if next < 0 || at < next {
-			next = at
-		}
-	}
-	return next, nil
 }

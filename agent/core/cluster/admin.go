@@ -71,7 +71,7 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	}
 	g := &Group{
 		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
-		ResyncRate: rateOf(c.ResyncRate), Bandwidth: c.Bandwidth,
+		ResyncRate: c.ResyncRate, Bandwidth: c.Bandwidth,
 		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
@@ -92,16 +92,6 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	s.NextGroup++
 	s.Groups[g.ID] = g
 	return uint64(g.ID), nil
-}
-
-// NoRate in a command stands for no ceiling of a rate.
-const NoRate = -1
-
-func rateOf(rate int64) int64 {
-	if rate == NoRate {
-		return 0
-	}
-	return rate
 }
 
 func (g *Group) validate() error {
@@ -147,8 +137,8 @@ func (s *State) setGroup(c *SetGroup) error {
 	if c.Schedule != nil {
 		changed.CheckSchedule = *c.Schedule
 	}
-	if c.ResyncRate != 0 {
-		changed.ResyncRate = rateOf(c.ResyncRate)
+	if c.ResyncRate != nil {
+		changed.ResyncRate = *c.ResyncRate
 	}
 	if c.Bandwidth != nil {
 		changed.Bandwidth = *c.Bandwidth

@@ -165,8 +165,8 @@ func (s *State) lose(index uint64, c *Lose) {
 	if c.View != s.View || !s.IsMember(c.Agent) {
 		return
 	}
-	if s.Settled != s.View {
-		for _, g := range s.Groups {
+	if s.Settled != s.View || len(s.Eligible()) < 2 {
+		for _, g := range s.Groups { // it may have had the only copy of something
 			g.doubt()
 		}
 	}

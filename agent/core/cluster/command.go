@@ -89,7 +89,7 @@ type (
 		PeriodMS    int64
 		SetBytes    int64
 		PortionSize uint64
-		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; NoRate and 0 mean no ceiling
+		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; 0 is no ceiling
 		Bandwidth   int64 `cbor:",omitempty"`
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
@@ -99,8 +99,9 @@ type (
 		PeriodMS int64
 		SetBytes int64
 		// Schedule, if not nil, is when the group is checked from now on.
-		Schedule   *CheckSchedule `cbor:",omitempty"`
-		ResyncRate int64          `cbor:",omitempty"` // bytes a second; NoRate takes the ceiling away
+		Schedule *CheckSchedule `cbor:",omitempty"`
+		// ResyncRate is nil to leave it, and 0 for no ceiling.
+		ResyncRate *int64 `cbor:",omitempty"`
 		// Bandwidth is nil to leave it, and 0 for no limit.
 		Bandwidth *int64 `cbor:",omitempty"`
 	}

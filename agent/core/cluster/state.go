@@ -426,6 +426,9 @@ func (g *Group) WholeAt(p wire.AgentID, n wire.Set, whole map[wire.Incarnation]w
 	if n < inc.Last || (n == inc.Last && inc.Marked) {
 		return true
 	}
+	if inc.Doubted != 0 && len(g.Primaries()) > 1 {
+		return false // what others wrote after it may depend on what is missing
+	}
 	return g.PrefixCounts() && from <= inc.Last
 }
 
