@@ -1,6 +1,7 @@
 package core
 
 import (
+	"strings"
 	"time"
 
 	"flotilla/wire"
@@ -22,13 +23,20 @@ const (
 )
 
 // SetFaults tells the node what the agent's disks fail at now; its next words to the captain carry it. What is beyond 64
-// faults, or 400 bytes of one's text, is left off.
+// faults, or 400 bytes of one's text, is left off. A text is made valid UTF-8: it may name any path.
 func (n *Node) SetFaults(faults []Fault) {
 	n.faults = nil // those that were sent stay as they are
 	for _, f := range faults[:min(len(faults), maxFaults)] {
-		if len(f.Text) > maxFaultText {
-			f.Text = f.Text[:maxFaultText] + " …"
-		}
-		n.faults = append(n.faults, f)
+		n.faults = append(n.faults, f.told())
 	}
+}
+
+// told returns the fault as it is sent. Whoever decodes a text that is no UTF-8 refuses all of the message.
+func (f Fault) told() Fault {
+	end := ""
+	if len(f.Text) > maxFaultText {
+		f.Text, end = f.Text[:maxFaultText], " …"
+	}
+	f.Text = strings.ToValidUTF8(f.Text, "") + end
+	return f
 }

@@ -303,6 +303,13 @@ func (a *activity) toCopy() (left, marked int64) {
 	return int64(a.ext.ToCopy()) * a.shape.extent, marked
 }
 
+// resyncs returns the bytes that the next incarnation of this run of the agent copies.
+func (a *activity) resyncs() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(a.ext.Marked()) * a.shape.extent
+}
+
 // clean clears the bits of extents whose updates are all applied, but for keep of them. flush makes the source durable
 // and is called only when there is something to clear. The cleared bits get to the disk with the next commit.
 func (a *activity) clean(applied wire.Set, keep, limit int, flush func() error) (cleared int, err error) {

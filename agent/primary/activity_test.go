@@ -423,3 +423,31 @@ func TestCopiedTooLate(t *testing.T) {
 		t.Errorf("%d extents are put aside", n)
 	}
 }
+
+// TestNeedWithoutActivityLog: that all bits are set on disk is for a crash. An incarnation that begins anew without one copies
+// no more for it.
+func TestNeedWithoutActivityLog(t *testing.T) {
+	const size, extent = 64 << 10, 4096
+	a, _, _ := openActivity(&stateFile{fs: crashfs.New(1), name: "b"}, bitShape{volume: 1, size: size, extent: extent}, true)
+	if n := a.resyncs(); n != size {
+		t.Errorf("a new volume's first copy: %d bytes", n)
+	}
+	a.resync()
+	for {
+		first, n, _, _, ok := a.nextCopy(4)
+		if !ok {
+			break
+		}
+		a.copied(first, n, 1)
+	}
+	if _, err := a.clean(1, 0, 100, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.touch(extent, 10); err != nil {
+		t.Fatal(err)
+	}
+	a.numbered(extent, 10, 2)
+	if _, marked := a.toCopy(); a.resyncs() != extent || marked != size {
+		t.Errorf("one extent was written: %d bytes for the next incarnation, %d after a crash", a.resyncs(), marked)
+	}
+}

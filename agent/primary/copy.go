@@ -109,14 +109,17 @@ func (g *group) copyExtents(ctx context.Context, c *copying) error {
 	return nil
 }
 
-// nextToCopy returns a volume that has something to copy and the incarnation that it is copied for.
+// nextToCopy returns a volume that has something to copy and the incarnation that it is copied for. First copies wait while
+// a resync is under way, also for what it can not read: what they send meanwhile would be a part of its chain, for which
+// nobody has looked whether the journals have room.
 func (g *group) nextToCopy() (*volume, wire.Incarnation) {
 	now := g.p.loop.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ids := make([]wire.VolumeID, 0, len(g.volumes))
+	chain := g.chainLocked()
 	for id, v := range g.volumes {
-		if v.unread.waits(now) {
+		if v.unread.waits(now) || (chain && v.run.first) {
 			continue
 		}
 		if v.inc != 0 && v.inc == g.view.Inc && !v.whole && v.seed == nil && v.ctx.Err() == nil {

@@ -216,7 +216,8 @@ func TestUnreadableExtents(t *testing.T) {
 	})
 }
 
-// TestUnreadableSource: a copy that meets an error goes on once it is mended.
+// TestUnreadableSource: a copy that meets an error goes on once it is mended. Until then the fault stands, however seldom it
+// is tried again.
 func TestUnreadableSource(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, cluster.Async, small)
@@ -232,7 +233,15 @@ func TestUnreadableSource(t *testing.T) {
 			st := w.group()
 			return len(st.Volumes) == 1 && st.Volumes[0].Error != ""
 		})
+		for range 100 {
+			time.Sleep(5900 * time.Millisecond)
+			f := w.host.p.Faults()
+			if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].For < 5*time.Second {
+				t.Fatalf("faults: %v", f)
+			}
+		}
 		heal()
+		time.Sleep(2 * time.Minute) // between two tries
 		w.settled()
 		w.shut()
 	})

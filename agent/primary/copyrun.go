@@ -155,6 +155,16 @@ func (g *group) copyEnded(v *volume, inc wire.Incarnation) {
 	}
 }
 
+// chainLocked reports whether a resync is under way, so that the sets are broken. g.mu is held.
+func (g *group) chainLocked() bool {
+	for _, v := range g.volumes {
+		if v.inc != 0 && v.inc == g.view.Inc && !v.run.first && !v.wasWhole {
+			return true
+		}
+	}
+	return false
+}
+
 // tellAgainLocked reports whether the node should be told of a copy that makes no progress. g.mu is held.
 func (g *group) tellAgainLocked(now time.Duration) bool {
 	if now-g.toldAt < restedAfter {

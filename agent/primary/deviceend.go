@@ -111,7 +111,12 @@ func (e *deviceEnd) write(p []byte, off int64) error {
 
 func (e *deviceEnd) sync() error { return e.dev.Flush() }
 
-func (e *deviceEnd) replace(all []byte) error { return errors.Join(e.write(all, 0), e.sync()) }
+// replace writes whole units, which need not be read before, so that it also mends one that can not be read.
+func (e *deviceEnd) replace(all []byte) error {
+	units := make([]byte, e.size)
+	copy(units, all)
+	return errors.Join(e.write(units, 0), e.sync())
+}
 
 // abandon does nothing: replace writes every sector again.
 func (e *deviceEnd) abandon() error { return nil }

@@ -25,9 +25,10 @@
 //	overload.go   pace, then suspend
 //	follow.go     opens and closes volumes as the cluster state wants them
 //	watch.go      looks at the node when it is woken and tells everybody
-//	copy.go       first copies and resyncs
+//	copy.go       first copies and resyncs; what of a source can not be read for them (unreadable.go); targets that were
+//	              replaced (recopy.go)
 //	sender.go     frames to the components
-//	status.go     what the API shows
+//	status.go     what the API shows; what sources fail at (fault.go)
 //
 // # The bits on disk
 //

@@ -58,9 +58,12 @@ func (v *volume) fault(now time.Duration) (core.Fault, bool) {
 	defer v.g.mu.Unlock()
 	f := core.Fault{Group: v.g.id, Volume: v.id, For: now - v.failing.since}
 	switch {
-	case n > 0:
-		f.Name = SourceUnreadable
+	case v.unread.pause > 0:
+		f.Name, f.For = SourceUnreadable, now-v.unread.since
 		f.Text = fmt.Sprintf("%s can not be read at %s", v.path, listed(n, ranges))
+		if n == 0 {
+			f.Text = fmt.Sprintf("%s is read again where it could not be", v.path)
+		}
 	case v.failing.any && now-v.failing.last < failingFor:
 		f.Name = SourceFailed
 		f.Text = v.lastError.Error()

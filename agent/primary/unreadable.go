@@ -25,7 +25,8 @@ func (r Range) String() string { return fmt.Sprintf("%d+%d", r.Offset, r.Length)
 
 // unread is when what was put aside is tried again. It is guarded by group.mu.
 type unread struct {
-	pause time.Duration // 0 while nothing is put aside
+	since time.Duration // when the first of it was put aside
+	pause time.Duration // 0 while nothing is put aside, nor being tried again
 	until time.Duration // not before this time; 0 while the copy has other things to do
 }
 
@@ -36,9 +37,10 @@ func (u *unread) waits(now time.Duration) bool { return now < u.until }
 func (v *volume) putAside(i int, err error) {
 	off, length := v.marks.ext.Span(i)
 	v.marks.putAside(i)
+	now := v.p.loop.Now()
 	v.g.mu.Lock()
 	if v.unread.pause == 0 {
-		v.unread.pause = readAgain
+		v.unread.pause, v.unread.since = readAgain, now
 	}
 	fresh := v.unread.pause == readAgain // it was not tried again yet
 	v.g.mu.Unlock()
