@@ -233,7 +233,7 @@ func TestUnreadableSource(t *testing.T) {
 			st := w.group()
 			return len(st.Volumes) == 1 && st.Volumes[0].Error != ""
 		})
-		for range 100 {
+		for range 50 {
 			time.Sleep(5900 * time.Millisecond)
 			f := w.host.p.Faults()
 			if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].For < 5*time.Second {
