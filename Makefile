@@ -29,21 +29,21 @@ vet:
 	$(GO) vet -tags nettest ./internal/nettest
 	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest ./...
 
+# Where -short leaves most rounds out under the race detector, all of them are run without it.
+SHORTENED = ./agent/journal ./agent/primary ./agent/sim
+
 # Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
 # pauses of 50 ms.
 test: test-deps vet
-	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure)
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -short -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure)
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -timeout 15m $(SHORTENED)
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./cmd/...
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./scripts/measure
 
-# Two processes, each with half of the seeds; after them the exploration, and the breaks that must be seen. EXPLORE=1 makes
-# the exploration whole.
+# EXPLORE=1 makes the exploration whole.
 sim:
 	$(GO) test -c -o bin/sim.test ./agent/sim
-	@half=$$(( ($(SEEDS) + 1) / 2 )); \
-	SEEDS=$$half SEED_BASE=$(SEED_BASE) bin/sim.test -test.v -test.timeout 60m -test.run 'TestSeeds|TestExplore' & first=$$!; \
-	SEEDS=$$half SEED_BASE=$$(( $(SEED_BASE) + $$half )) bin/sim.test -test.v -test.timeout 60m -test.run 'TestSeeds|TestMutants' & second=$$!; \
-	wait $$first; a=$$?; wait $$second; b=$$?; exit $$(( a | b ))
+	scripts/sim.sh $(SEEDS) $(SEED_BASE)
 
 test-net: test-deps
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags nettest -count=1 -timeout 8m -v ./internal/nettest

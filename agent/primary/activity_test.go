@@ -101,12 +101,20 @@ func prepare(t *testing.T, fsys vfs.FS, p place) *activity {
 	return a
 }
 
+// Rounds is n, or an eighth of it with -short: as under the race detector, where a round takes ten times as long.
+func Rounds(n uint64) uint64 {
+	if testing.Short() {
+		return max(1, n/8)
+	}
+	return n
+}
+
 // TestCrashAtEveryWrite cuts the power at the k-th operation of the file, for every k.
 func TestCrashAtEveryWrite(t *testing.T) { inPlaces(t, crashAtEveryWrite) }
 
 func crashAtEveryWrite(t *testing.T, p place) {
 	const steps = 40
-	for seed := range uint64(25) {
+	for seed := range Rounds(25) {
 		for k := 1; ; k++ {
 			fsys := crashfs.New(seed)
 			a := prepare(t, fsys, p)
@@ -136,7 +144,7 @@ func TestCrashWhileItIsMade(t *testing.T) { inPlaces(t, crashWhileItIsMade) }
 func crashWhileItIsMade(t *testing.T, p place) {
 	recopied := logShape
 	recopied.copy++
-	for seed := range uint64(25) {
+	for seed := range Rounds(25) {
 		for _, before := range []bool{false, true} {
 			for k := 1; ; k++ {
 				fsys := crashfs.New(seed)
@@ -174,7 +182,7 @@ func crashWhileItIsMade(t *testing.T, p place) {
 func TestFailedFlush(t *testing.T) { inPlaces(t, failedFlush) }
 
 func failedFlush(t *testing.T, p place) {
-	for seed := range uint64(80) {
+	for seed := range Rounds(80) {
 		fsys := crashfs.New(seed)
 		a := prepare(t, fsys, p)
 		rng := rand.New(rand.NewPCG(seed, 2))

@@ -99,12 +99,12 @@ func TestCheckFindsAndRepairs(t *testing.T) {
 				w.lag = 20 * time.Millisecond
 				stop := w.load(seed, 1)
 				rng := rand.New(rand.NewPCG(seed, 6))
-				for range 15 {
+				for range primary.Rounds(15) {
 					if c := w.check(cluster.StartCheck{}).Parts[0].Tally; c.Differing+c.Unknown != 0 || c.Done != c.Total || c.Total != checkedSize+1<<20 {
 						t.Fatalf("nothing is wrong: %+v", c)
 					}
 				}
-				for range 10 {
+				for range primary.Rounds(10) {
 					flipped, flips := map[int64]bool{}, []int64{}
 					for range 1 + rng.IntN(3) {
 						at := w.flip(rng, 1)

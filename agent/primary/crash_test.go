@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flotilla/agent/core/cluster"
+	"flotilla/agent/primary"
 	"flotilla/agent/vfs/crashfs"
 	"flotilla/blockdev"
 )
@@ -112,7 +113,7 @@ func TestCrash(t *testing.T) {
 	for _, mode := range []cluster.Mode{cluster.Async, cluster.Sync} {
 		t.Run(mode.String(), func(t *testing.T) {
 			seed := seedOf(t)
-			for round := range uint64(2) {
+			for round := range primary.Rounds(2) {
 				inBubble(t, func(t *testing.T) { crashRounds(t, mode, seed+100*round) })
 			}
 		})

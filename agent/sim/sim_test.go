@@ -19,7 +19,18 @@ var (
 	lenFlag   = flag.Duration("length", 0, "how long writes and faults last, instead of what the seed says")
 	breakFlag = flag.String("break", "", "with -seed: a break of the core, see TestMutants")
 	baseFlag  = flag.Uint64("seed-base", 1, "the first seed")
+	partFlag  = flag.String("part", "1/1", "which part of the seeds, mutants and courses is run, such as 3/10: `make sim` divides the work so")
 )
+
+// inPart says whether the i-th of many, from 0 on, is in the part that is to be run.
+func inPart(t *testing.T, i int) bool {
+	t.Helper()
+	var part, parts int
+	if n, err := fmt.Sscanf(*partFlag, "%d/%d", &part, &parts); n != 2 || err != nil || part < 1 || part > parts {
+		t.Fatalf("-part %s is not like 3/10", *partFlag)
+	}
+	return i%parts == part-1
+}
 
 // run runs one seed with Raft's elections under it too.
 func run(t *testing.T, opt Options) (Stats, error) {
@@ -71,12 +82,16 @@ func TestSeeds(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	var total Stats
 	failed := 0
+	ran := 0
 	for i := range n {
+		if !inPart(t, i) {
+			continue
+		}
 		seed := base + uint64(i)
 		st, err := run(t, Options{Seed: seed, Length: *lenFlag})
 		total.add(st)
-		if (i+1)%500 == 0 {
-			t.Logf("%d seeds from %d: %v", i+1, base, total)
+		if ran++; ran%500 == 0 {
+			t.Logf("%d seeds from %d: %v", ran, base, total)
 		}
 		if err != nil {
 			t.Errorf("seed %d: %v\nreplay: go test ./agent/sim -run TestSeeds -seed %[1]d -length %[3]v; a shorter run like it: add -shrink 300", seed, err, *lenFlag)
@@ -85,5 +100,5 @@ func TestSeeds(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d seeds from %d: %v", n, base, total)
+	t.Logf("%d seeds, part %s of %d from %d: %v", ran, *partFlag, n, base, total)
 }

@@ -191,11 +191,11 @@ func (s *State) drain(index uint64, c *Drain) error {
 	case a.Drain != c.Undo:
 		return nil
 	}
-	if stay := slices.DeleteFunc(s.Eligible(), func(m wire.AgentID) bool { return m == a.ID }); !c.Undo && s.IsMember(a.ID) {
+	if stay := slices.DeleteFunc(s.Eligible(), func(m wire.AgentID) bool { return m == a.ID }); !c.Undo {
 		switch {
-		case len(stay) == 0:
+		case len(stay) == 0: // nor is there one to come, while this one is still to become a member
 			return fmt.Errorf("drain agent %q: no other component would be left: join one first", a.Name)
-		case len(stay) == 1 && !c.Force:
+		case len(stay) == 1 && s.IsMember(a.ID) && !c.Force:
 			return fmt.Errorf("drain agent %q: one component would be left, and updates would have a single copy until they are applied: join another first, or use --force", a.Name)
 		}
 	}

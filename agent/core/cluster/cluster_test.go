@@ -491,3 +491,21 @@ func TestOwnerAfterTheLastLoss(t *testing.T) {
 		}
 	}
 }
+
+// TestDrainOfTheOneToCome: while there is no member, the one that is to become it can not be asked to leave.
+func TestDrainOfTheOneToCome(t *testing.T) {
+	s := fleet(t)
+	for i, m := range []wire.AgentID{1, 2, 3} {
+		s.Apply(uint64(50+i), &Command{Lose: &Lose{Agent: m, View: s.View}})
+	}
+	if _, err := s.Apply(60, &Command{Drain: &Drain{Agent: 2, Force: true}}); err == nil || s.Agents[2].Drain {
+		t.Errorf("members %v, and component 2 was asked to leave: %v", s.Members, err)
+	}
+	s.Apply(61, &Command{Admit: &Admit{Agent: 2}})
+	if !s.IsMember(2) {
+		t.Error("it did not become a member")
+	}
+	if _, err := s.Apply(62, &Command{Drain: &Drain{Agent: 3}}); err != nil || !s.Agents[3].Drain {
+		t.Errorf("component 3, which is none now, can not be asked to stay away: %v", err)
+	}
+}
