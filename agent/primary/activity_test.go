@@ -436,7 +436,11 @@ func TestCopiedTooLate(t *testing.T) {
 // no more for it.
 func TestNeedWithoutActivityLog(t *testing.T) {
 	const size, extent = 64 << 10, 4096
-	a, _, _ := openActivity(&stateFile{fs: crashfs.New(1), name: "b"}, bitShape{volume: 1, size: size, extent: extent}, true)
+	m, err := newDeviceEnd(endDevice(size), &endLimits, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _, _ := openActivity(m, bitShape{volume: 1, size: size, extent: extent}, true)
 	if n := a.resyncs(); n != size {
 		t.Errorf("a new volume's first copy: %d bytes", n)
 	}

@@ -13,7 +13,7 @@ import (
 // was said before.
 func TestFirstCopiesWaitForResyncs(t *testing.T) {
 	ctx := t.Context()
-	g := &group{p: &Primary{loop: &loop.Loop{}}, view: core.GroupView{Inc: 5}}
+	g := &group{p: &Primary{loop: loop.New(nil, loop.Sinks{})}, view: core.GroupView{Inc: 5}}
 	first := &volume{id: 1, ctx: ctx, inc: 5, run: copyRun{first: true}}
 	resync := &volume{id: 2, ctx: ctx, inc: 5}
 	g.volumes = map[wire.VolumeID]*volume{1: first, 2: resync}
