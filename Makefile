@@ -29,13 +29,13 @@ vet:
 	$(GO) vet -tags nettest ./internal/nettest
 	$(GO) run honnef.co/go/tools/cmd/staticcheck -tags nettest ./...
 
-# Where -short leaves most rounds out under the race detector, all of them are run without it.
+# Where -short leaves most rounds out under the race detector, all of them are run without it. The simulator is one goroutine.
 SHORTENED = ./agent/journal ./agent/primary ./agent/sim
 
 # Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
 # pauses of 50 ms.
 test: test-deps vet
-	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -short -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure)
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -short -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure -e agent/sim$$)
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -timeout 15m $(SHORTENED)
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./cmd/...
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./scripts/measure

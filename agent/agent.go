@@ -48,6 +48,7 @@ type Agent struct {
 	promised uint64                               // generation below which this agent talks to nobody
 	behind   sync.Once                            // it was told that it was left behind
 	seeds    map[wire.AgentID]string
+	contacts contacts
 	parts    parts
 	loop     *loop.Loop
 	watch    watch

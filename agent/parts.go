@@ -95,6 +95,7 @@ func (a *Agent) newPeers() error {
 	p.peers, err = peers.New(peers.Options{
 		Credentials: a.credentials, Policy: a.policy(), Resolve: a.resolve, Logger: a.log,
 		Generation: a.generation, OnGeneration: a.otherGeneration, Behind: a.isBehind,
+		Address: a.cfg.Advertise, OnAddress: a.contacts.heard,
 		OnMessage: func(from wire.AgentID, m core.Message) {
 			do(func(n *core.Node, now time.Duration) { n.Receive(now, from, m) })
 		},
@@ -117,7 +118,7 @@ func (a *Agent) newPeers() error {
 }
 
 // resolve finds an agent's addresses, the best first: in the replicated state or, before that has arrived, among those that
-// the join named. Between two components, frames and the protocol's messages go by the address for components; Raft, which
+// the join named, or by the agent's own word. Between two components, frames and the protocol's messages go by the address for components; Raft, which
 // all agents are in, and everything with others by the main one. Each is the other's reserve.
 func (a *Agent) resolve(id wire.AgentID, kind peers.Kind) []string {
 	var address, component string
@@ -131,6 +132,9 @@ func (a *Agent) resolve(id wire.AgentID, kind peers.Kind) []string {
 	})
 	if address == "" {
 		address = a.seeds[id]
+	}
+	if address == "" {
+		address = a.contacts.of(id)
 	}
 	switch {
 	case address == "":

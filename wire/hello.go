@@ -62,13 +62,13 @@ func (r ConnRole) String() string {
 
 // Hello opens each direction of a connection:
 //
-//	0       4        6     7     8      9      16         24        40      48           56         64       length − 4
-//	| magic | length | min | max | role | zero | features | cluster | agent | generation | promised | later … | CRC32C |
-//	| FLOT  | u16    | u8  | u8  | u8   | 7 B  | u64      | 16 B    | u64   | u64        | u64      |         |        |
+//	0       4        6     7     8      9      16         24        40      48           56         64        65             length − 4
+//	| magic | length | min | max | role | zero | features | cluster | agent | generation | promised | address | later …     | CRC32C |
+//	| FLOT  | u16    | u8  | u8  | u8   | 7 B  | u64      | 16 B    | u64   | u64        | u64      | u8 n    | n B, text … |        |
 //
-// Numbers are little-endian; the length counts all bytes. Later versions may add fields at "later", which older ones
+// Numbers are little-endian; the length counts all bytes. Later versions may add fields at "later", behind the address, which older ones
 // skip: what precedes them never changes its place. A hello that ends before generation is of generation 0, and promises
-// none. The CRC32C covers all before it.
+// none; one that ends before the address has none. The CRC32C covers all before it.
 type Hello struct {
 	Min, Max uint8    // the protocol versions that the sender speaks
 	Role     ConnRole // an acceptor that takes any role has 0, and answers with the initiator's
@@ -78,7 +78,14 @@ type Hello struct {
 
 	Generation uint64 // of the cluster, as the sender knows it
 	Promised   uint64 // the sender talks to nobody below this one
+
+	// Address is the host:port at which the sender listens, for receivers that do not know it yet; at most MaxAddress
+	// bytes, "" for not said.
+	Address string
 }
+
+// MaxAddress bounds an agent's address, in bytes.
+const MaxAddress = 255
 
 // Level is the generation below which the sender talks to nobody. Two agents that differ in it have nothing to say to each
 // other.
@@ -87,7 +94,7 @@ func (h *Hello) Level() uint64 { return max(h.Generation, h.Promised) }
 const (
 	helloMagic     = "FLOT"
 	minHelloLength = 52
-	helloLength    = 68 // of this build's
+	helloLength    = 68 // up to promised, with the CRC32C
 	maxHelloLength = 512
 )
 
@@ -96,17 +103,22 @@ func NewHello(cluster ClusterID, agent AgentID, role ConnRole, features uint64) 
 	return Hello{Min: ProtocolMin, Max: ProtocolMax, Role: role, Features: features, Cluster: cluster, Agent: agent}
 }
 
-// Append encodes the hello behind dst.
+// Append encodes the hello behind dst. It panics if the address is longer than MaxAddress.
 func (h Hello) Append(dst []byte) []byte {
+	if len(h.Address) > MaxAddress {
+		panic(fmt.Sprintf("wire: an address of %d bytes", len(h.Address)))
+	}
 	start := len(dst)
 	dst = append(dst, helloMagic...)
-	dst = binary.LittleEndian.AppendUint16(dst, helloLength)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(helloLength+1+len(h.Address)))
 	dst = append(dst, h.Min, h.Max, byte(h.Role), 0, 0, 0, 0, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, h.Features)
 	dst = append(dst, h.Cluster[:]...)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(h.Agent))
 	dst = binary.LittleEndian.AppendUint64(dst, h.Generation)
 	dst = binary.LittleEndian.AppendUint64(dst, h.Promised)
+	dst = append(dst, byte(len(h.Address)))
+	dst = append(dst, h.Address...)
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
 }
 
@@ -139,6 +151,13 @@ func ReadHello(r io.Reader) (Hello, error) {
 	copy(h.Cluster[:], raw[24:])
 	if length >= helloLength {
 		h.Generation, h.Promised = binary.LittleEndian.Uint64(raw[48:]), binary.LittleEndian.Uint64(raw[56:])
+	}
+	if length > helloLength {
+		end := 65 + int(raw[64])
+		if end > int(length)-4 {
+			return Hello{}, fmt.Errorf("read hello of agent %d: an address of %d bytes: %w", h.Agent, raw[64], ErrCorrupt)
+		}
+		h.Address = string(raw[65:end])
 	}
 	if h.Min == 0 || h.Min > h.Max || h.Agent == 0 {
 		return Hello{}, fmt.Errorf("read hello of agent %d, versions %d to %d: %w", h.Agent, h.Min, h.Max, ErrCorrupt)

@@ -106,10 +106,31 @@ func TestHelloWithoutGeneration(t *testing.T) {
 	}
 }
 
+// A hello says where its sender listens; that of a release that did not is shorter, or has an address that does not fit it.
+func TestHelloAddress(t *testing.T) {
+	h := wire.NewHello(testCluster, 9, wire.RoleData, 3)
+	h.Generation, h.Address = 5, "db1.example:7450"
+	raw := h.Append(nil)
+	if got, err := wire.ReadHello(bytes.NewReader(raw)); err != nil || got != h {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	end := func(raw []byte) []byte {
+		binary.LittleEndian.PutUint16(raw[4:], uint16(len(raw)+4))
+		return binary.LittleEndian.AppendUint32(raw, crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli)))
+	}
+	if _, err := wire.ReadHello(bytes.NewReader(end(slices.Clone(raw[:len(raw)-5])))); !errors.Is(err, wire.ErrCorrupt) {
+		t.Errorf("an address that is cut short: %v", err)
+	}
+	h.Address = ""
+	if got, err := wire.ReadHello(bytes.NewReader(end(slices.Clone(raw[:64])))); err != nil || got != h {
+		t.Errorf("read %+v, %v", got, err)
+	}
+}
+
 // A hello of a later version is longer; what follows the known fields is skipped, and nothing behind it is read.
 func TestHelloOfLaterVersion(t *testing.T) {
 	raw := wire.NewHello(testCluster, 5, wire.RoleData, 3).Append(nil)
-	longer := append(slices.Clone(raw[:48]), "a later field, with its CRC"...)
+	longer := append(slices.Clone(raw[:len(raw)-4]), "a later field, with its CRC"...)
 	binary.LittleEndian.PutUint16(longer[4:], uint16(len(longer)))
 	r := bytes.NewReader(append(mendEnd(longer), "rest"...))
 	h, err := wire.ReadHello(r)

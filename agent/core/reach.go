@@ -19,6 +19,14 @@ type reach struct {
 	n      *Node
 	pingAt time.Duration
 	peers  map[wire.AgentID]*peer
+	back   map[wire.AgentID]wayBack
+}
+
+// wayBack is the agent that has brought a message of one that is not reached. Answers go back the same way where no other is known:
+// this agent's state may not have heard of it yet, and only hears once it answers.
+type wayBack struct {
+	over wire.AgentID
+	at   time.Duration
 }
 
 // peer is another agent, as far as this one reaches it.
@@ -34,7 +42,9 @@ type peer struct {
 // maxUnreached bounds the list of a Pong: as many agents as a cluster may have.
 const maxUnreached = 4096
 
-func newReach(n *Node) *reach { return &reach{n: n, peers: map[wire.AgentID]*peer{}} }
+func newReach(n *Node) *reach {
+	return &reach{n: n, peers: map[wire.AgentID]*peer{}, back: map[wire.AgentID]wayBack{}}
+}
 
 // tick pings everybody and looks who has not answered.
 func (r *reach) tick() {
@@ -46,6 +56,11 @@ func (r *reach) tick() {
 	for id := range r.peers {
 		if n.state.Agents[id] == nil {
 			delete(r.peers, id)
+		}
+	}
+	for id, b := range r.back {
+		if n.now-b.at >= n.cfg.unreachedAfter() {
+			delete(r.back, id)
 		}
 	}
 	for _, id := range cluster.SortedKeys(n.state.Agents) {
@@ -132,10 +147,22 @@ func (r *reach) reaches(id wire.AgentID) bool {
 	return p == nil || !p.down
 }
 
+// hop returns the agent over which messages reach another, 0 for the straight way.
+func (r *reach) hop(to wire.AgentID) wire.AgentID {
+	p := r.peers[to]
+	switch {
+	case p != nil && p.via != 0:
+		return p.via
+	case p == nil || p.down:
+		return r.back[to].over
+	}
+	return 0
+}
+
 // ApplyHop returns the agent to which a request to a secondary is to be sent: another one where it is not reached.
 func (n *Node) ApplyHop(to wire.AgentID) wire.AgentID {
-	if p := n.reach.peers[to]; p != nil && p.via != 0 {
-		return p.via
+	if over := n.reach.hop(to); over != 0 {
+		return over
 	}
 	return to
 }
@@ -184,8 +211,8 @@ func (n *Node) unreached(peer wire.AgentID) {
 
 // send queues a message, by way of another agent if this one does not reach its receiver.
 func (n *Node) send(to wire.AgentID, m Message) {
-	if p := n.reach.peers[to]; p != nil && p.via != 0 {
-		n.sendStraight(p.via, &Relay{From: n.cfg.ID, To: to, Data: EncodeMessage(m)})
+	if over := n.reach.hop(to); over != 0 {
+		n.sendStraight(over, &Relay{From: n.cfg.ID, To: to, Data: EncodeMessage(m)})
 		return
 	}
 	n.sendStraight(to, m)
@@ -204,8 +231,8 @@ const maxRelayed = 3 << 20
 // belong to is durable.
 func (n *Node) relayRaft(ms []*raftpb.Message) (straight []*raftpb.Message) {
 	for _, m := range ms {
-		p := n.reach.peers[wire.AgentID(m.GetTo())]
-		if p == nil || p.via == 0 {
+		over := n.reach.hop(wire.AgentID(m.GetTo()))
+		if over == 0 {
 			straight = append(straight, m)
 			continue
 		}
@@ -214,7 +241,7 @@ func (n *Node) relayRaft(ms []*raftpb.Message) (straight []*raftpb.Message) {
 			straight = append(straight, m)
 			continue
 		}
-		n.control.relays = append(n.control.relays, Envelope{To: p.via, Msg: &Relay{From: n.cfg.ID, To: wire.AgentID(m.GetTo()), Raft: true, Data: data}})
+		n.control.relays = append(n.control.relays, Envelope{To: over, Msg: &Relay{From: n.cfg.ID, To: wire.AgentID(m.GetTo()), Raft: true, Data: data}})
 		if m.GetType() == raftpb.MsgSnap {
 			n.control.relayedSnaps = append(n.control.relayedSnaps, wire.AgentID(m.GetTo()))
 		}
@@ -235,6 +262,9 @@ func (n *Node) relay(from wire.AgentID, m *Relay) {
 			n.sendStraight(m.To, m)
 		}
 		return
+	}
+	if from != m.From && len(n.reach.back) < maxUnreached {
+		n.reach.back[m.From] = wayBack{from, n.now}
 	}
 	if m.Raft {
 		rm := &raftpb.Message{}

@@ -27,7 +27,7 @@ func (s *source) openSet(set wire.Set) {
 	if s.open == 0 {
 		s.n.event(s.group, "incarnation.open", "incarnation", s.inc, "set", set)
 	}
-	s.open, s.openedAt, s.first, s.setBytes = set, s.n.now, s.next, 0
+	s.open, s.openedAt, s.first, s.setBytes, s.setFolded = set, s.n.now, s.next, 0, 0
 	s.lines, s.lastLine = map[wire.Portion]*Tally{}, nil
 	s.pairs = map[wire.Portion]cluster.Pair{}
 	s.openFolding()

@@ -69,6 +69,7 @@ type source struct {
 	next      wire.Seq
 	first     wire.Seq // first seq of the open set
 	setBytes  int64
+	setFolded int64 // bytes of the open set that were folded
 	lines     map[wire.Portion]*Tally
 	lastKey   wire.Portion // the line used last
 	lastLine  *Tally
@@ -326,7 +327,7 @@ func (s *source) tick() {
 	}
 	switch {
 	case s.inc != 0:
-		if s.open != 0 && n.now-s.openedAt >= time.Duration(g.PeriodMS)*time.Millisecond {
+		if period := time.Duration(g.PeriodMS) * time.Millisecond; s.open != 0 && n.now-s.openedAt >= period && !s.foldsOn(period) {
 			s.closeLocal()
 		}
 		s.resend()

@@ -2,6 +2,7 @@ package core
 
 import (
 	"math"
+	"time"
 
 	"flotilla/agent/core/cluster"
 	"flotilla/wire"
@@ -27,7 +28,8 @@ import (
 //   - P3. Folding is for async groups. In sync a write is acknowledged when it is held, and promote must find it; a folded one would
 //     have to wait for its absorber. Clients there wait themselves before they overwrite.
 //
-// What it costs: while hot ranges are on their way a seal drops more, at worst back to the end of the set before.
+// What it costs: while hot ranges are on their way a seal drops more, at worst back to the end of the set before. On a slow link
+// that set may have lasted longer than its period (foldsOn).
 
 // span is a range of a volume.
 type span struct {
@@ -89,7 +91,25 @@ func (s *source) absorb(old, by *item) {
 	s.queued -= n
 	s.setBytes -= n
 	s.traffic.Folded += n
+	s.setFolded += n
 	s.folding.pending++
+}
+
+// foldStretch is for how many periods a set may stay open for the sake of folding.
+const foldStretch = 4
+
+// foldsOn reports whether the open set is better not closed at the end of its period: something of the sets before it is still to be
+// sent, so it cannot be held yet, and a third of what is written into it is superseded, which ends where it ends.
+func (s *source) foldsOn(period time.Duration) bool {
+	if 2*s.setFolded < s.setBytes || s.n.now-s.openedAt >= foldStretch*period {
+		return false
+	}
+	for _, q := range s.queues {
+		if q[0].set < s.open {
+			return s.setFolded > 0
+		}
+	}
+	return false
 }
 
 // sending ends what may happen to an update before it is sent.

@@ -98,6 +98,47 @@ func TestFolding(t *testing.T) {
 	}
 }
 
+// TestSetStaysOpenToFold: a set lasts longer than its period where sets before it are still to be sent and much in it is
+// superseded, and then up to foldStretch periods.
+func TestSetStaysOpenToFold(t *testing.T) {
+	const period = time.Second
+	lasts := func(unsent bool, blocks ...int) time.Duration {
+		n, s := sourceOf(t, func(g *cluster.Group) { g.PeriodMS = period.Milliseconds() })
+		began := 2 * time.Second
+		submit(t, n, began, 9)
+		s.closeSet(s.open + 1)
+		if !unsent {
+			for _, to := range n.Hops() {
+				for n.NextFrame(began, to, 1<<20) != nil {
+				}
+			}
+		}
+		submit(t, n, began, blocks...)
+		for set := s.open; s.open == set; n.now += period / 4 {
+			s.tick()
+			if n.now > began+100*period {
+				t.Fatal("it stays open for ever")
+			}
+		}
+		return n.now - period/4 - began
+	}
+	for _, c := range []struct {
+		unsent bool
+		blocks []int
+		want   time.Duration
+	}{
+		{true, []int{1, 1, 1}, foldStretch * period},
+		{true, []int{1, 1, 2, 3, 4, 5}, period}, // little is superseded
+		{true, []int{1, 2, 3}, period},
+		{true, nil, period},
+		{false, []int{1, 1, 1}, period},
+	} {
+		if got := lasts(c.unsent, c.blocks...); got != c.want {
+			t.Errorf("writes to %v, with the set before them unsent: %v: open for %v, want %v", c.blocks, c.unsent, got, c.want)
+		}
+	}
+}
+
 // TestPrefix: a seal ends at the highest place where it separates nothing.
 func TestPrefix(t *testing.T) {
 	h := &holding{}

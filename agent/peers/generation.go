@@ -14,6 +14,9 @@ var ErrBehind = errors.New("the cluster has gone on without it")
 func (p *Peers) hello(role wire.ConnRole) wire.Hello {
 	h := wire.NewHello(p.cluster, p.self, role, 0)
 	h.Generation, h.Promised = p.opts.Generation()
+	if len(p.opts.Address) <= wire.MaxAddress {
+		h.Address = p.opts.Address
+	}
 	return h
 }
 

@@ -160,6 +160,9 @@ func (in *incoming) greet(ctx context.Context, stream net.Conn) error {
 	if !ok {
 		return fmt.Errorf("agent %d wants a %v connection on %s: %w", in.peer, agreed.Role, protocol, wire.ErrRole)
 	}
+	if agreed.Peer.Address != "" {
+		in.p.opts.OnAddress(in.peer, agreed.Peer.Address)
+	}
 	in.kind, in.counter = kind, in.p.counter(in.peer, kind)
 	if kind == Apply {
 		in.answers = make(chan []byte, in.p.limits.ApplyCalls)

@@ -29,6 +29,11 @@ type Options struct {
 	// best first; none when it is not known. It is asked again and again, and must not block for long.
 	Resolve func(wire.AgentID, Kind) []string
 
+	// Address is where this agent is reached, for peers that do not know it yet. What is longer than wire.MaxAddress is not said.
+	Address string
+	// OnAddress is told where a peer that has connected says that it is reached; it is checked for nothing. Default: nobody.
+	OnAddress func(peer wire.AgentID, address string)
+
 	// Generation returns the cluster's generation as this agent knows it, and the one that it has promised, for its
 	// hellos. Default: 0 and 0.
 	Generation func() (generation, promised uint64)

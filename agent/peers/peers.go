@@ -62,6 +62,9 @@ func New(o Options) (*Peers, error) {
 	if o.Generation == nil {
 		o.Generation = func() (uint64, uint64) { return 0, 0 }
 	}
+	if o.OnAddress == nil {
+		o.OnAddress = func(wire.AgentID, string) {}
+	}
 	if o.OnGeneration == nil {
 		o.OnGeneration = func(*wire.GenerationError) {}
 	}

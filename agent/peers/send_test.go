@@ -341,3 +341,36 @@ func TestClose(t *testing.T) {
 		t.Errorf("second Close: %v", err)
 	}
 }
+
+// Who is told of by nobody, but connects, says where it is reached: so it can be answered.
+func TestAnswerToAStranger(t *testing.T) {
+	c := newCluster(t)
+	addresses := make(chan string, 100)
+	var stranger atomic.Value
+	known := c.start(1, func(o *peers.Options) {
+		o.Resolve = func(wire.AgentID, peers.Kind) []string {
+			if a, ok := stranger.Load().(string); ok {
+				return []string{a}
+			}
+			return nil
+		}
+		o.OnAddress = func(peer wire.AgentID, address string) {
+			if peer == 2 {
+				addresses <- address
+			}
+		}
+	})
+	ln := c.listen(2)
+	address := ln.Addr().String()
+	if err := ln.Close(); err != nil { // start listens there again
+		t.Fatal(err)
+	}
+	joined := c.start(2, func(o *peers.Options) { o.Address = address })
+	joined.SendMessage(1, status(1))
+	within(t, "message of the stranger", known.messages)
+	stranger.Store(within(t, "its address", addresses))
+	eventually(t, "an answer", func() bool {
+		known.SendMessage(2, status(2))
+		return len(joined.messages) > 0
+	})
+}

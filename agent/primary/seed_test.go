@@ -87,7 +87,7 @@ func TestSeededCopiesWhatDiffers(t *testing.T) {
 
 // Under writes, failed ones too, and over suspensions, restarts and answers that do not come, the copy comes out right.
 func TestSeededUnderWrites(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range primary.Rounds(4) {
 		inBubble(t, func(t *testing.T) {
 			limits := small
 			limits.CopyRate, limits.SuspendFor = 2<<20, 300*time.Millisecond

@@ -140,6 +140,12 @@ func (s *scenario) event(h *host, e core.Event) {
 		s.say("%s has sets up to %v closed without a cut", name, attrs["set"])
 	case "frame.refused":
 		s.say("%v refuses a frame of %s: %v", s.name(attrs["by"].(wire.AgentID)), name, attrs["reason"])
+	case "resync.no-room":
+		s.say("%s waits with its resync: there is no room for a chain, or it could not end", name)
+	case "resync.room":
+		s.say("%s may resync: there is room for the chain", name)
+	case "chain.abandoned":
+		s.say("%s gives up the chain that fills the journals", name)
 	case "promote.point":
 		s.say("%s chooses the point: set %v", name, attrs["set"])
 	}

@@ -35,6 +35,7 @@ import (
 //	stall c1 for=2s         what it sends leaves only then
 //	fill c1, free c1        its journal is full, or has room again
 //	slow c1 times=100       its journal's disk is so many times as slow
+//	journals limit=30000    the bytes that each journal takes from here on, as sets count them; 0 for no limit
 //	suspend p1, unsuspend p1   as it does when its queue is at its limit, and once that is over
 //	recover c1 p1 …         a generation without all others: the first one begins it; their agents are restarted
 //	remove-primary p1       takes its volumes out of the group
@@ -172,6 +173,13 @@ func (p *player) command(d *datadriven.TestData) error {
 		s.w.promote(s.w.oracle.group(s.w.group))
 	case "expect-loss":
 		s.w.doubleLoss = true
+	case "journals":
+		d.ScanArgs(p.t, "limit", &s.w.journalLimit)
+		for _, h := range s.w.hosts {
+			if h.backup {
+				h.tellJournal()
+			}
+		}
 	case "show", "assert":
 		for _, a := range d.CmdArgs {
 			do := s.show
@@ -379,6 +387,8 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"24-a-primary-is-taken-out", "removed-counts"},
 	{"26-a-majority-is-gone", "generations-mix"},
 	{"27-a-site-is-gone", "generations-mix"},
+	{"33-promote-in-the-middle-of-a-resync", "broken-counts"},
+	{"34-a-chain-that-fills-the-journals", "chain-without-room"},
 }
 
 // failing is a testing.TB on which a script may fail without failing the test.

@@ -73,7 +73,7 @@ func moveOver(ctx context.Context, o options, rep *report, name string, choose f
 		return nil, err
 	}
 	began := time.Now()
-	w := startPages(r.ctx, r.volumes[0], linkWriters, choose)
+	w := startPages(r.ctx, r.volumes[0], o.pages, linkWriters, choose)
 	r.users = append(r.users, w.done.Wait)
 	for time.Since(began) < o.window {
 		if err := pause(r.ctx, min(tellEvery, o.window)); err != nil {

@@ -66,6 +66,7 @@ type options struct {
 	copy     int           // of resume, MiB
 	link     int           // Mbit/s of a component, for scale
 	site     int           // Mbit/s of the primary, for link
+	pages    []byte        // what link writes
 }
 
 // measurement is one of the things that are measured.
@@ -106,7 +107,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f := flag.NewFlagSet("measure", flag.ContinueOnError)
 	f.SetOutput(w)
 	var quick bool
-	counts := ""
+	counts, file := "", ""
 	f.StringVar(&o.program, "program", "bin/flotilla", "the program that is measured")
 	f.StringVar(&o.temp, "temp", "/dev/shm", "a directory on tmpfs")
 	f.StringVar(&o.only, "only", "", "measure only what has one of these words in its name, separated by commas")
@@ -124,12 +125,17 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.IntVar(&o.data, "data", 1024, "sparse: MiB of data in the volume")
 	f.IntVar(&o.copy, "copy", 200, "resume: MiB of each volume that is copied")
 	f.IntVar(&o.site, "site-link", 100, "link: Mbit/s of the primary's link, in each direction; the volume is larger behind a faster one")
+	f.StringVar(&file, "pages", "", "link: a file of pages of 8 KiB, such as a database's, that are written in place of made ones; its first 64 MiB count")
 	f.BoolVar(&quick, "quick", false, "everything much shorter: whether it works, not how fast it is")
 	if err := f.Parse(args); err != nil {
 		return o, flag.ErrHelp // it has printed what is wrong
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("argument %q: only flags are known, see -h", f.Arg(0))
+	}
+	var err error
+	if o.pages, err = pagesOf(file); err != nil {
+		return o, err
 	}
 	if quick {
 		o.duration, o.kills, o.cuts, o.window, o.warm = 5*time.Second, 1, 50, 5*time.Second, 5*time.Second

@@ -157,7 +157,7 @@ func smallRun(t *testing.T) options {
 			t.Error(err)
 		}
 	})
-	return options{program: program, temp: dir, rate: 200, duration: time.Second, logs: true}
+	return options{program: program, temp: dir, rate: 200, duration: time.Second, logs: true, pages: databasePages(64)}
 }
 
 // A component dies and returns: no write fails, and the copy is right. How long it takes is not judged here.

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -42,20 +46,49 @@ type pageWriters struct {
 	err error // the first write that failed
 }
 
-// startPages writes to the page that choose returns. Which content a page gets is drawn, too.
-func startPages(ctx context.Context, v *volume, writers int, choose func(r *rand.Rand, pages int64) int64) *pageWriters {
-	const ring = 8192 // pages
+// ring is how many pages there are to write, at most.
+const ring = 8192
+
+// pagesOf returns the pages of a file that are not all zero, or made ones if it is "".
+func pagesOf(path string) ([]byte, error) {
+	if path == "" {
+		return databasePages(ring), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the pages: %w", err)
+	}
+	defer f.Close()
+	var out []byte
+	page, zero := make([]byte, pageSize), make([]byte, pageSize)
+	for len(out) < ring*pageSize {
+		switch _, err := io.ReadFull(f, page); {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			if len(out) == 0 {
+				return nil, fmt.Errorf("read the pages: %s has none of %d bytes that is not zero", path, pageSize)
+			}
+			return out, nil
+		case err != nil:
+			return nil, fmt.Errorf("read the pages: %w", err)
+		case !bytes.Equal(page, zero):
+			out = append(out, page...)
+		}
+	}
+	return out, nil
+}
+
+// startPages writes to the page that choose returns. Which of the contents a page gets is drawn, too.
+func startPages(ctx context.Context, v *volume, contents []byte, writers int, choose func(r *rand.Rand, pages int64) int64) *pageWriters {
 	w := &pageWriters{}
 	schedule, stop := context.WithCancel(ctx)
 	w.stop = stop
-	content := databasePages(ring)
 	for i := range writers {
 		w.done.Go(func() {
 			r := rand.New(rand.NewPCG(4, uint64(i)))
 			c := v.clients[i%len(v.clients)]
 			for schedule.Err() == nil {
-				from := r.IntN(ring) * pageSize
-				if err := c.WriteAt(ctx, content[from:from+pageSize], choose(r, v.size/pageSize)*pageSize, 0); err != nil {
+				from := r.IntN(len(contents)/pageSize) * pageSize
+				if err := c.WriteAt(ctx, contents[from:from+pageSize], choose(r, v.size/pageSize)*pageSize, 0); err != nil {
 					w.mu.Lock()
 					w.err = err
 					w.mu.Unlock()
