@@ -233,16 +233,15 @@ func TestUnreadableSource(t *testing.T) {
 			st := w.group()
 			return len(st.Volumes) == 1 && st.Volumes[0].Error != ""
 		})
-		for range 50 {
-			time.Sleep(5900 * time.Millisecond)
+		for range primary.Rounds(28) {
+			time.Sleep(4900 * time.Millisecond)
 			f := w.host.p.Faults()
-			if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].For < 5*time.Second {
+			if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].For < 4*time.Second {
 				t.Fatalf("faults: %v", f)
 			}
 		}
 		heal()
-		time.Sleep(2 * time.Minute) // between two tries
-		w.settled()
+		w.settled() // at the next try, which is within two minutes
 		w.shut()
 	})
 }
