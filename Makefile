@@ -3,6 +3,8 @@
 #   make test    vet, staticcheck, every test under the race detector; installs missing tools on Debian as root
 #   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
+#   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
+#   make test-install  installs, runs, upgrades and removes them in fresh minimal systems; as root
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make measure  how long writes stall when components die, takeovers, cuts, scaling; MEASURE_JSON=file, MEASURE_FLAGS=-h for options
@@ -14,7 +16,7 @@ SEEDS     ?= 1000
 SEED_BASE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net demo bench measure bench-go clean
+.PHONY: build test test-deps vet sim test-net packages test-install demo bench measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -47,6 +49,13 @@ sim:
 
 test-net: test-deps
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags nettest -count=1 -timeout 8m -v ./internal/nettest
+
+packages:
+	scripts/packages.sh $(VERSION) $(ARCH)
+
+test-install: packages
+	scripts/test-deps.sh install
+	scripts/test-install.sh
 
 demo: build
 	bin/flotilla demo

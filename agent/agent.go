@@ -29,6 +29,11 @@ type Options struct {
 	Version string       // of the program, for the API
 	// Ready is called once, when everything runs. Default: nobody.
 	Ready func()
+	// Stopping is called once after that, when the agent begins to end, for whatever reason. Default: nobody.
+	Stopping func()
+	// Beat is called some hundred times a second while the agent's loop gets on, by one goroutine, and must not block.
+	// Default: nobody.
+	Beat func()
 	// Now is the clock that certificates are compared with. Default: time.Now.
 	Now func() time.Time
 	// RenewEvery is how often the agent looks whether its certificate is to be renewed. Default: an hour.
@@ -70,6 +75,9 @@ func New(c Config, o Options) (*Agent, error) {
 	if o.Ready == nil {
 		o.Ready = func() {}
 	}
+	if o.Stopping == nil {
+		o.Stopping = func() {}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -99,6 +107,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	a.log.Info("agent runs", "agent", a.cfg.Name, "id", a.credentials().Agent, "cluster", a.credentials().Cluster, "listen", a.cfg.Listen, "version", a.opt.Version)
 	a.opt.Ready()
+	defer a.opt.Stopping()
 	select {
 	case <-ctx.Done():
 		return nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -133,6 +134,9 @@ func ParseConfig(text []byte) (Config, error) {
 	err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&c)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("%w: %s", ErrConfig, yaml.FormatError(err, false, true))
+	}
+	if reflect.DeepEqual(c, Config{}) { // comments alone are a null to YAML, which takes the defaults away
+		c = DefaultConfig()
 	}
 	if c.Journal.Dir == "" {
 		c.Journal.Dir = filepath.Join(c.StateDir, "journal")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,33 @@ func TestConfigRefuses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestInstalledFile: the file that is installed says only true things. As it is, it lacks what must be given and nothing else; with
+// its lines taken out of their comments it is valid, and what it calls a default is one.
+func TestInstalledFile(t *testing.T) {
+	text, err := os.ReadFile("../scripts/host/agent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = agent.ParseConfig(text)
+	if !errors.Is(err, agent.ErrConfig) {
+		t.Fatalf("the file as installed: %v, want ErrConfig", err)
+	}
+	if k := strings.Count(err.Error(), agent.ErrConfig.Error()); k != 3 {
+		t.Errorf("the file as installed has %d mistakes, want name, listen and roles alone: %v", k, err)
+	}
+	open := regexp.MustCompile(`(?m)^# ( *[a-z_]+:)`).ReplaceAll(text, []byte("$1"))
+	c, err := agent.ParseConfig(open)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, open)
+	}
+	if d := agent.DefaultConfig(); c.StateDir != d.StateDir || c.Journal.Limit != d.Journal.Limit || c.Journal.Dir != filepath.Join(d.StateDir, "journal") || c.Log != d.Log {
+		t.Errorf("a default in the file is none:\n%s", open)
+	}
+	if c.Name == "" || c.Listen == "" || c.Domain == "" || c.ComponentListen == "" || c.NBD.Unix == "" || c.NBD.Listen == "" {
+		t.Errorf("a line was not read: %+v", c)
 	}
 }
 

@@ -68,7 +68,7 @@ func (a *Agent) startParts(node *core.Node, base time.Time, l *listeners) error 
 	if err != nil {
 		return err
 	}
-	a.loop = loop.New(node, p.sinks(&a.watch))
+	a.loop = loop.New(node, p.sinks(&a.watch, a.opt.Beat))
 	a.runLoop()
 
 	if err := p.peers.Start(l.ports...); err != nil {
@@ -180,7 +180,7 @@ func (a *Agent) newRoles() error {
 }
 
 // sinks connects the node's effects to the parts.
-func (p *parts) sinks(w *watch) loop.Sinks {
+func (p *parts) sinks(w *watch, beat func()) loop.Sinks {
 	s := loop.Sinks{
 		Send: func(out []core.Envelope) {
 			for _, e := range out {
@@ -189,6 +189,7 @@ func (p *parts) sinks(w *watch) loop.Sinks {
 		},
 		Events:   p.events.take,
 		Holds:    p.holds.take,
+		Beat:     beat,
 		SaveRaft: p.control.Save,
 		SendRaft: p.peers.SendRaft,
 		Wake: func() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the programs are there that tests use besides Go. On Debian as root it installs what is missing;
-# otherwise it names it and fails.
+# Makes sure that the programs are there that tests use besides Go; with the argument `install`, those of `make test-install`. On
+# Debian as root it installs what is missing; otherwise it names it and fails.
 set -euo pipefail
 
 # A program and the Debian package that has it.
@@ -19,6 +19,18 @@ wanted=(
 	nft:nftables
 	gcc:gcc # the race detector needs a C compiler
 )
+if [ "${1-}" = install ]; then
+	wanted=(
+		debootstrap:debootstrap
+		dpkg-deb:dpkg
+		lintian:lintian
+		rpm:rpm
+		rpmlint:rpmlint
+		shellcheck:shellcheck
+		systemd-analyze:systemd
+		systemd-nspawn:systemd-container
+	)
+fi
 
 PATH=$PATH:/usr/sbin:/sbin
 missing() {
@@ -47,6 +59,6 @@ apt-get -q install --yes --no-install-recommends "$@"
 
 still=$(missing)
 if [ -n "$still" ]; then
-	echo "test-deps: still missing after the installation:" $still >&2
+	echo "test-deps: still missing after the installation:" "$still" >&2
 	exit 1
 fi

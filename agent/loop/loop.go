@@ -36,6 +36,10 @@ type Sinks struct {
 	Events   func([]core.Event)
 	Holds    func([]core.Hold)
 
+	// Beat is called after each tick that came to its end: the lock was to be had, and what the node wanted was handed
+	// out. No lock is held; calls follow one another. A loop that hangs calls it no more.
+	Beat func()
+
 	// SaveRaft makes a Ready durable; it may block. Its error stops the agent: without a control log nothing is safe.
 	SaveRaft func(core.Ready) error
 	// SendRaft sends messages after they were saved.
@@ -161,6 +165,9 @@ func (l *Loop) Run(ctx context.Context) error {
 				return
 			case <-t.C:
 				l.Do(func(n *core.Node, now time.Duration) { n.Tick(now) })
+				if l.sinks.Beat != nil {
+					l.sinks.Beat()
+				}
 			}
 		}
 	})

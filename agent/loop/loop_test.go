@@ -177,3 +177,49 @@ func TestOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestBeat: a loop that hangs does not beat, one that gets on does. Here it hangs in whoever performs what the node wants.
+func TestBeat(t *testing.T) {
+	beats := make(chan struct{}, 1)
+	var hang sync.Mutex // held by the test while the loop hangs
+	l := loop.New(alone(t), loop.Sinks{
+		SaveRaft: func(core.Ready) error { return nil },
+		Events:   func([]core.Event) { hang.Lock(); defer hang.Unlock() },
+		Beat: func() {
+			select {
+			case beats <- struct{}{}:
+			default:
+			}
+		},
+	})
+	start(t, l)
+	wait := func() {
+		t.Helper()
+		select {
+		case <-beats:
+		case <-time.After(waitTime):
+			t.Fatal("no beat")
+		}
+	}
+	wait()
+	hang.Lock()
+	goOn := sync.OnceFunc(hang.Unlock)
+	defer goOn() // also when the test fails
+	var stuck sync.WaitGroup
+	stuck.Go(func() {
+		l.Do(func(n *core.Node, now time.Duration) { n.AddSource(now, 1); n.Suspend(now, 1) }) // has an event
+	})
+	quiet := 0
+	eventually(t, "the beats end", func() bool { // a beat that was under way when it began to hang may still come
+		select {
+		case <-beats:
+			quiet = 0
+		case <-time.After(20 * loop.TickEvery):
+			quiet++
+		}
+		return quiet == 2
+	})
+	goOn()
+	stuck.Wait()
+	wait()
+}

@@ -18,7 +18,8 @@ func agentCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent of this host",
-		Long: "Run the agent of this host in the foreground, until SIGTERM or an interrupt. It logs to standard error.\n" +
+		Long: "Run the agent of this host in the foreground, until SIGTERM or an interrupt. It logs to standard error, and tells systemd\n" +
+			"when it is ready and that it gets on, where systemd asks for that (flotilla.service does).\n" +
 			"The host must belong to a cluster: `flotilla cluster init` or `flotilla cluster join` comes first.",
 		Example: "  flotilla agent --config /etc/flotilla/agent.yaml",
 		Args:    usage(cobra.NoArgs),
@@ -34,11 +35,17 @@ func agentCommand() *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
 			}
-			a, err := agent.New(cfg, agent.Options{Logger: log, Version: version()})
+			systemd, err := newNotifier(log)
 			if err != nil {
 				return err
 			}
-			return a.Run(cmd.Context())
+			options := agent.Options{Logger: log, Version: version()}
+			systemd.attach(&options)
+			a, err := agent.New(cfg, options)
+			if err != nil {
+				return err
+			}
+			return systemd.with(cmd.Context(), a.Run)
 		},
 	}
 	configFlag(c, &config)

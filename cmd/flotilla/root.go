@@ -18,7 +18,7 @@ func newRoot() *cobra.Command {
 	})
 	c.AddCommand(
 		agentCommand(), clusterCommand(), groupCommand(), volumeCommand(), componentCommand(),
-		statusCommand(), promoteCommand(), checkCommand(), eventsCommand(), demoCommand(), versionCommand(),
+		statusCommand(), promoteCommand(), checkCommand(), eventsCommand(), demoCommand(), versionCommand(), completionCommand(), manCommand(),
 	)
 	return c
 }
