@@ -49,6 +49,14 @@ type Config struct {
 	Log      LogConfig     `yaml:"log"`
 	Limits   LimitsConfig  `yaml:"limits"`
 	Debug    DebugConfig   `yaml:"debug"`
+
+	ActivityLog ActivityLogConfig `yaml:"activity_log"`
+}
+
+// ActivityLogConfig says how a primary remembers where its volumes may differ from their targets.
+type ActivityLogConfig struct {
+	// Off spares the flush before the first write to an extent; after a crash everything is copied.
+	Off bool `yaml:"off"`
 }
 
 // JournalConfig says where a backup component keeps held updates, and how much of them.

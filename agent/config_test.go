@@ -25,6 +25,7 @@ func TestParseConfig(t *testing.T) {
 journal: {limit: 2GiB}
 limits: {loss_after: 3s}
 log: {level: debug, format: json}
+activity_log: {off: true}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +33,7 @@ log: {level: debug, format: json}
 	if c.Advertise != c.Listen || c.Journal.Dir != "/var/lib/flotilla/journal" || c.Journal.Limit != 2<<30 {
 		t.Errorf("defaults: %+v", c)
 	}
-	if c.Limits.LossAfter != 3*time.Second || !c.Has(agent.Backup) || c.Has(agent.Secondary) {
+	if c.Limits.LossAfter != 3*time.Second || !c.ActivityLog.Off || !c.Has(agent.Backup) || c.Has(agent.Secondary) {
 		t.Errorf("values: %+v", c)
 	}
 }

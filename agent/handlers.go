@@ -10,6 +10,7 @@ import (
 	"flotilla/agent/api"
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
+	"flotilla/agent/primary"
 	"flotilla/blockdev"
 	"flotilla/wire"
 )
@@ -114,7 +115,7 @@ func (s *apiServer) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return &api.Error{Code: api.Invalid, Text: err.Error()}
 	}
-	answer := api.Device{Path: path, Size: dev.Size()}
+	answer := api.Device{Path: path, Size: dev.Size(), SizeWithBitmap: primary.SizeWithBitmap(dev.Size())}
 	if err := dev.Close(); err != nil {
 		return err
 	}
@@ -300,19 +301,32 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
-			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded,
+			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded, BitmapAtEnd: q.BitmapAtEnd,
 		}}, nil
 	})
 }
 
 func (s *apiServer) deleteVolume(w http.ResponseWriter, r *http.Request) error {
+	return s.changeVolume(w, r, func(v *cluster.Volume) cluster.Command {
+		return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: v.ID}}
+	})
+}
+
+func (s *apiServer) postRecopy(w http.ResponseWriter, r *http.Request) error {
+	return s.changeVolume(w, r, func(v *cluster.Volume) cluster.Command {
+		return cluster.Command{RecopyVolume: &cluster.RecopyVolume{Volume: v.ID}}
+	})
+}
+
+// changeVolume proposes a command about the volume that the request's path names.
+func (s *apiServer) changeVolume(w http.ResponseWriter, r *http.Request, command func(v *cluster.Volume) cluster.Command) error {
 	return s.change(w, r, func(n *core.Node) (cluster.Command, error) {
 		g, err := groupNamed(n, r)
 		if err != nil {
 			return cluster.Command{}, err
 		}
 		if id := volumeNamed(g, r.PathValue("volume")); id != 0 {
-			return cluster.Command{DeleteVolume: &cluster.DeleteVolume{Volume: id}}, nil
+			return command(g.Volumes[id]), nil
 		}
 		return cluster.Command{}, noVolume(g, r.PathValue("volume"))
 	})

@@ -179,6 +179,7 @@ func (a *Agent) newRoles() error {
 		// Its events reach the log by way of OnEvent, as everybody's do.
 		p.primary, err = primary.New(primary.Options{
 			Dir: a.dir.primary(), Sender: p.transport, Exporter: p.exports, OnEvent: p.events.one, Codec: wire.CodecAuto,
+			Limits: primary.Limits{NoActivityLog: a.cfg.ActivityLog.Off},
 		})
 	}
 	return err
@@ -270,6 +271,7 @@ func (a *Agent) startRoles() error {
 		p.primary.Start(a.loop)
 		a.onClose(p.primary.Close)
 	}
+	a.running.Go(func() { a.tellFaults(a.ctx) })
 	return nil
 }
 

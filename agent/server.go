@@ -77,20 +77,21 @@ func (s *apiServer) handler() http.Handler {
 	handle("POST /v1/tokens", s.postToken)
 	handle("POST /v1/certificates", s.postCertificate)
 	for pattern, h := range map[string]failing{
-		"POST /v1/token-hashes":                      s.postTokenHash,
-		"POST /v1/agents":                            s.postAgent,
-		"DELETE /v1/agents/{agent}":                  s.deleteAgent,
-		"PATCH /v1/agents/{agent}":                   s.patchAgent,
-		"POST /v1/agents/{agent}/drain":              s.postDrain,
-		"POST /v1/groups":                            s.postGroup,
-		"PATCH /v1/groups/{group}":                   s.patchGroup,
-		"DELETE /v1/groups/{group}":                  s.deleteGroup,
-		"POST /v1/groups/{group}/volumes":            s.postVolume,
-		"DELETE /v1/groups/{group}/volumes/{volume}": s.deleteVolume,
-		"POST /v1/groups/{group}/check":              s.postCheck,
-		"DELETE /v1/groups/{group}/check":            s.deleteCheck,
-		"GET /v1/groups/{group}/promote":             s.getPlan,
-		"POST /v1/groups/{group}/promote":            s.postPromote,
+		"POST /v1/token-hashes":                           s.postTokenHash,
+		"POST /v1/agents":                                 s.postAgent,
+		"DELETE /v1/agents/{agent}":                       s.deleteAgent,
+		"PATCH /v1/agents/{agent}":                        s.patchAgent,
+		"POST /v1/agents/{agent}/drain":                   s.postDrain,
+		"POST /v1/groups":                                 s.postGroup,
+		"PATCH /v1/groups/{group}":                        s.patchGroup,
+		"DELETE /v1/groups/{group}":                       s.deleteGroup,
+		"POST /v1/groups/{group}/volumes":                 s.postVolume,
+		"DELETE /v1/groups/{group}/volumes/{volume}":      s.deleteVolume,
+		"POST /v1/groups/{group}/volumes/{volume}/recopy": s.postRecopy,
+		"POST /v1/groups/{group}/check":                   s.postCheck,
+		"DELETE /v1/groups/{group}/check":                 s.deleteCheck,
+		"GET /v1/groups/{group}/promote":                  s.getPlan,
+		"POST /v1/groups/{group}/promote":                 s.postPromote,
 	} {
 		handle(pattern, s.onCaptain(h))
 	}

@@ -27,6 +27,7 @@ func statusOf(n *core.Node, elected time.Duration) *api.Status {
 		Version: api.Version, Cluster: b.st.Cluster, At: time.Unix(0, b.now).UTC(), Answered: b.agentName(n.ID()),
 		Complete: b.heard != nil, Captain: b.agentName(n.Captain()), View: uint64(b.st.View), Generation: b.st.Generation, Settled: b.st.Settled == b.st.View, Degraded: len(b.st.Members) < 2,
 		Agents: []api.Agent{}, Components: []api.Component{}, Groups: []api.Group{}, Alarms: []api.Alarm{},
+		Faults: []api.Fault{},
 	}
 	b.out, b.shares = s, b.st.Shares()
 	for _, id := range cluster.SortedKeys(b.st.Agents) {
@@ -141,6 +142,7 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		vol := api.Volume{
 			ID: uint32(v.ID), Name: v.Name, Size: v.Size, Primary: b.agentName(v.Primary), Source: v.Source,
 			Secondary: b.agentName(v.Secondary), Target: v.Target, Copied: v.CopiedAt != 0, InPlace: v.InPlace, Seeded: v.Seeded,
+			BitmapAtEnd: v.BitmapAtEnd, Faults: []string{},
 		}
 		if v.Removed == nil {
 			b.copying(g, v, &vol)
@@ -292,6 +294,7 @@ func (b *statusBuilder) alarms() {
 		}
 	}
 	b.cutLinks(raise)
+	b.faults(raise)
 	for _, c := range b.out.Components {
 		if c.JournalLimit > 0 && float64(c.JournalUsed) > journalFull*float64(c.JournalLimit) {
 			raise(api.Alarm{

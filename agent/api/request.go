@@ -44,6 +44,8 @@ type VolumeRequest struct {
 	Source    string `json:"source"`
 	Secondary string `json:"secondary"`
 	Target    string `json:"target"`
+	// BitmapAtEnd keeps the bitmap at the end of the source, behind Size bytes, and not in the primary's state directory.
+	BitmapAtEnd bool `json:"bitmap_at_end,omitempty"`
 	// Seeded says that the target was filled by hand: it is compared, and what differs is copied.
 	Seeded bool `json:"seeded,omitempty"`
 }
@@ -162,6 +164,8 @@ type BlockDevice struct {
 type Device struct {
 	Path string `json:"path"`
 	Size int64  `json:"size_bytes"`
+	// SizeWithBitmap is how large a volume it has room for with the bitmap behind it; 0 where there is no room.
+	SizeWithBitmap int64 `json:"size_with_bitmap_bytes"`
 }
 
 // Event is something that happened on one agent.

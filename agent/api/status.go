@@ -23,6 +23,7 @@ type Status struct {
 	Components []Component `json:"components"`
 	Groups     []Group     `json:"groups"`
 	Alarms     []Alarm     `json:"alarms"`
+	Faults     []Fault     `json:"faults"`
 }
 
 // Agent is one agent of the cluster.
@@ -162,12 +163,16 @@ type Volume struct {
 	Copied    bool   `json:"copied"`             // it belongs to the recovery points
 	InPlace   bool   `json:"in_place,omitempty"` // it did, until its resync was allowed to leave the target inconsistent
 	Seeded    bool   `json:"seeded"`             // its target was filled by hand before it was made
+	// BitmapAtEnd says that its bitmap lies at the end of the source and not in the primary's state directory.
+	BitmapAtEnd bool `json:"bitmap_at_end"`
 	// CopyLeft is what a running copy has to do, of CopyTotal: of a first copy that is the size, of a resync what it began
 	// with. CopySecondsLeft is null while the rate does not say.
 	CopyLeft        int64    `json:"copy_left_bytes"`
 	CopyTotal       int64    `json:"copy_total_bytes"`
 	CopyRate        int64    `json:"copy_bytes_per_second"`
 	CopySecondsLeft *float64 `json:"copy_seconds_left"`
+	// Faults are the names of what its source and target fail at now.
+	Faults []string `json:"faults"`
 	// Removed is not null once its primary was taken out of the group: it is neither replicated nor served.
 	Removed *Removed `json:"removed"`
 	// Device is its block device on the host of the command that shows the status; the agents leave it out.
@@ -204,6 +209,16 @@ type Alarm struct {
 	Agent  string `json:"agent,omitempty"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy"`
+}
+
+// Fault is a disk that fails now, as its agent says. One that lasts is an alarm of the same name, too.
+type Fault struct {
+	Name    string  `json:"name"` // such as "source-unreadable"
+	Agent   string  `json:"agent"`
+	Group   string  `json:"group,omitempty"` // empty for a journal
+	Volume  string  `json:"volume,omitempty"`
+	Text    string  `json:"text"`
+	Seconds float64 `json:"seconds"` // for which it has lasted
 }
 
 // Component returns the component of that agent, or nil.

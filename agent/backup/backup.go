@@ -33,6 +33,7 @@ type Backup struct {
 	keeping sync.WaitGroup  // the keeper and the workers: those who use the journal
 	telling sync.WaitGroup  // the notifier, which ends after them
 
+	fault  atomic.Pointer[fault]       // nil while the journal is whole
 	held   atomic.Pointer[heldJournal] // nil while there is none; stored by Open and the keeper
 	keeper keeper
 	notes  notes

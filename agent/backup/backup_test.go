@@ -227,6 +227,29 @@ func TestFailedFlushMakesAComponentLost(t *testing.T) {
 	comesBackAsNew(c, life, view)
 }
 
+// TestUnusableJournalIsNamed: a component whose journal can not be made anew says so until it can.
+func TestUnusableJournalIsNamed(t *testing.T) {
+	c := start(t, shelltest.Config{Seed: 5, Backups: 2}, nil)
+	p := c.Agent(1).Primary()
+	p.WaitApplied(scribble(p, rng(), 50))
+	life, view := lives(c, 2)
+	c.FS(2).SetHook(func(op crashfs.Op) error {
+		if op.Kind != crashfs.Read && strings.Contains(op.Name, "/segments") {
+			return errors.New("injected: the disk is broken")
+		}
+		return nil
+	})
+	set := scribble(p, rng(), 50)
+	c.Wait("the fault to be named", func() bool {
+		f := c.Agent(2).Backup.Faults()
+		return len(f) == 1 && f[0].Name == backup.JournalUnusable && strings.Contains(f[0].Text, "the disk is broken") && f[0].For > 0
+	})
+	c.FS(2).SetHook(nil)
+	p.WaitApplied(set)
+	comesBackAsNew(c, life, view)
+	c.Wait("the fault to end", func() bool { return len(c.Agent(2).Backup.Faults()) == 0 })
+}
+
 func TestRotSeenWhenReadMakesAComponentLost(t *testing.T) {
 	g := &gate{}
 	g.shut.Store(true)

@@ -73,6 +73,7 @@ func (b *Backup) openLost(n *core.Node, life uint64, cause error) error {
 		return err
 	}
 	b.event(0, "journal.lost", "dir", b.opt.Dir, "error", cause.Error())
+	b.failedJournal(JournalLost, cause)
 	n.SetJournalLost(true)
 	return nil
 }

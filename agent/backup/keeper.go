@@ -225,6 +225,7 @@ func (b *Backup) lose(epoch uint64, cause error) {
 		b.opt.Logger.Error("cannot record that the journal is lost", "dir", b.opt.Dir, "error", err)
 	}
 	b.event(0, "journal.lost", "dir", b.opt.Dir, "error", cause.Error())
+	b.failedJournal(JournalLost, cause)
 	b.loop.Do(func(n *core.Node, _ time.Duration) { n.SetJournalLost(true) })
 }
 
@@ -240,11 +241,13 @@ func (b *Backup) reset(life uint64) {
 			b.opt.Logger.Error("cannot empty the journal", "dir", b.opt.Dir, "error", err)
 			b.event(0, "journal.unusable", "dir", b.opt.Dir, "error", err.Error())
 		}
+		b.failedJournal(JournalUnusable, err)
 		k.id.Lost = true
 		b.loop.Do(func(n *core.Node, _ time.Duration) { n.SetJournalLost(true) })
 		return
 	}
 	k.full.Store(false)
+	b.fault.Store(nil)
 	b.opt.Logger.Info("the journal is empty and ready", "dir", b.opt.Dir, "life", life)
 	b.loop.Do(func(n *core.Node, _ time.Duration) { n.SetJournalLost(false) })
 }

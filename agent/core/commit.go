@@ -100,7 +100,11 @@ func (r *run) copiedAt(g *cluster.Group, n wire.Set) []wire.VolumeID {
 	var vs []wire.VolumeID
 	for _, p := range g.Primaries() {
 		if inc := g.IncAt(p, n); inc != nil {
-			vs = append(vs, r.copied[inc.ID]...)
+			for _, id := range r.copied[inc.ID] {
+				if v := g.Volumes[id]; v == nil || v.Says(inc.ID) {
+					vs = append(vs, id)
+				}
+			}
 		}
 	}
 	slices.Sort(vs)
@@ -160,6 +164,7 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 			return
 		}
 		cmd := &cluster.Commit{Group: g.ID, UpTo: n, View: st.View, Label: w.label(n), Copied: r.copiedAt(g, n)}
+		cmd.Copies = g.Copies(cmd.Copied)
 		for _, id := range cluster.SortedKeys(r.ends) {
 			cmd.Ends = append(cmd.Ends, cluster.IncEnd{Inc: id, Seq: r.ends[id], Whole: r.whole[id]})
 		}

@@ -12,39 +12,52 @@ import "flotilla/wire"
 //	clean:  Clean (candidates) … flush the source … Cleared (make them durable)
 //
 // What is written while the copy runs is copied last: by then it may be at rest. What was copied and not written since is
-// not part of a working set, so its bit is cleared as soon as it may: a copy that begins anew begins where this one was.
+// cold: not part of a working set, so its bit is cleared as soon as it may, and a copy that begins anew begins where this
+// one was.
 //
 // Numbered, Dirtied and Copied are called while the range lock over the extents' range is held, so that a copy and a
 // write of one range follow each other.
+//
+// The extents that only an update in some set keeps set stand in a list in the order in which they were written last, to a
+// set: so the bits of those that were written longest ago are cleared, and a working set keeps its bits (hot.go).
 //
 // Invariant: while a bit is clear, the durable source and the target agree on its extent.
 type Extents struct {
 	size   int64
 	extent int64
 	ext    []extentState
+	hot    hotList
 	marked int // bits set
 	toCopy int
+	aside  int  // of them, those that are not to be copied now
 	cold   int  // extents that are cold
 	next   int  // where the copier looks first
-	hot    bool // it has taken what is at rest, and takes what was written meanwhile
+	last   bool // it has taken what is at rest, and takes what was written meanwhile
 	copies bool // an incarnation is attached, whose copy takes in what gets dirty
 }
 
-// extentState is what is known of one extent.
+// extentState is what is known of one extent: 24 bytes, of which a volume has a million at most.
 type extentState struct {
-	bit   bool     // set, durably or on the way to it
-	copy  bool     // to be copied in this incarnation
-	cold  bool     // copied in this incarnation, and never written in it
-	pins  int32    // writes between Touch and Numbered
-	set   wire.Set // newest set with an update of it in this incarnation, 0 for none
-	dirty bool     // written while detached
+	set          wire.Set // newest set with an update of it in this incarnation, 0 for none; it is in the list unless 0
+	newer, older int32    // neighbours in the list of hot extents
+	pins         int32    // writes between Touch and Numbered
+	bit          bool     // set, durably or on the way to it
+	copy         bool     // to be copied in this incarnation
+	apart        bool     // while it is to be copied: it is put aside; otherwise: it is cold
+	dirty        bool     // written while detached
 }
+
+// aside reports whether it is to be copied, but not now: it could not be read.
+func (x *extentState) aside() bool { return x.copy && x.apart }
+
+// cold reports whether it was copied in this incarnation, and never written in it.
+func (x *extentState) cold() bool { return !x.copy && x.apart }
 
 // NewExtents returns the map of a volume of size bytes in extents of the given size. bits says which are set; nil sets
 // all, as for a volume that was never copied.
 func NewExtents(size, extent int64, bits func(i int) bool) *Extents {
 	n := int((size + extent - 1) / extent)
-	e := &Extents{size: size, extent: extent, ext: make([]extentState, n)}
+	e := &Extents{size: size, extent: extent, ext: make([]extentState, n), hot: noHot}
 	for i := range e.ext {
 		if bits == nil || bits(i) {
 			e.ext[i].bit = true
@@ -82,8 +95,8 @@ func (e *Extents) Touch(off, length int64) (grew bool) {
 	for i := first; i <= last; i++ {
 		x := &e.ext[i]
 		x.pins++
-		if x.cold {
-			x.cold = false
+		if x.cold() {
+			x.apart = false
 			e.cold--
 		}
 		if !x.bit {
@@ -100,7 +113,7 @@ func (e *Extents) Numbered(off, length int64, set wire.Set) {
 	first, last := e.Range(off, length)
 	for i := first; i <= last; i++ {
 		e.ext[i].pins--
-		e.ext[i].set = max(e.ext[i].set, set)
+		e.heat(i, set)
 	}
 }
 
@@ -121,10 +134,10 @@ func (e *Extents) Dirtied(off, length int64) {
 
 // Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
 func (e *Extents) Resync() int {
-	e.toCopy, e.cold, e.next, e.hot, e.copies = 0, 0, 0, false, true
+	e.toCopy, e.aside, e.cold, e.next, e.last, e.copies, e.hot = 0, 0, 0, 0, false, true, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
-		x.copy, x.cold, x.set, x.dirty = x.bit, false, 0, false
+		x.copy, x.apart, x.set, x.dirty = x.bit, false, 0, false
 		if x.copy {
 			e.toCopy++
 		}
@@ -134,18 +147,19 @@ func (e *Extents) Resync() int {
 
 // Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
 func (e *Extents) Detach() {
-	e.toCopy, e.cold, e.copies = 0, 0, false
+	e.toCopy, e.aside, e.cold, e.copies, e.hot = 0, 0, 0, false, noHot
 	for i := range e.ext {
 		x := &e.ext[i]
 		x.dirty = x.dirty || x.bit
-		x.copy, x.cold, x.set = false, false, 0
+		x.copy, x.apart, x.set = false, false, 0
 	}
 }
 
-// NextRun returns the next extents to copy, n of them in a row and limit at most, or false when the copy is whole.
+// NextRun returns the next extents to copy, n of them in a row and limit at most, or false when the copy is whole but for
+// what is put aside.
 func (e *Extents) NextRun(limit int) (first, n int, ok bool) {
 	for range 3 { // from where it stopped, from the start to what was written, and from the start once more
-		for ; e.toCopy > 0 && e.next < len(e.ext); e.next++ {
+		for ; e.toCopy > e.aside && e.next < len(e.ext); e.next++ {
 			if !e.wanted(e.next) {
 				continue
 			}
@@ -153,7 +167,7 @@ func (e *Extents) NextRun(limit int) (first, n int, ok bool) {
 			}
 			return e.next, n, true
 		}
-		e.next, e.hot = 0, true
+		e.next, e.last = 0, true
 	}
 	return 0, 0, false
 }
@@ -161,7 +175,7 @@ func (e *Extents) NextRun(limit int) (first, n int, ok bool) {
 // wanted reports whether an extent is to be copied now.
 func (e *Extents) wanted(i int) bool {
 	x := &e.ext[i]
-	return x.copy && (e.hot || (x.set == 0 && x.pins == 0))
+	return x.copy && !x.apart && (e.last || (x.set == 0 && x.pins == 0))
 }
 
 // ToCopy returns how many extents are still to be copied.
@@ -171,30 +185,37 @@ func (e *Extents) ToCopy() int { return e.toCopy }
 func (e *Extents) Copied(i int, set wire.Set) {
 	x := &e.ext[i]
 	if x.copy {
-		x.copy, x.dirty = false, false
+		if x.aside() {
+			e.aside--
+		}
+		x.copy, x.apart, x.dirty = false, x.set == 0 && x.pins == 0, false
 		e.toCopy--
-		if x.set == 0 && x.pins == 0 {
-			x.cold = true
+		if x.apart {
 			e.cold++
 		}
 	}
-	x.set = max(x.set, set)
+	e.heat(i, set)
 }
 
-// Clean returns up to limit extents whose updates are all applied, ascending: their bits may be cleared once the source has
-// been flushed, by Cleared. keep is how many of the others may stay, so that a working set costs no writes to the log.
+// Clean returns up to limit extents whose updates are all applied, those that were written longest ago first: their bits
+// may be cleared once the source has been flushed, by Cleared. keep is how many of the set bits may stay, so that a working
+// set costs no writes to the log; cold extents are none of it, and are cleared in any case. Of the others nothing is
+// cleared before keep is exceeded by an eighth: clearing costs a flush, and so is worth more than a few.
 func (e *Extents) Clean(applied wire.Set, keep, limit int) []int {
-	spare := e.marked - e.cold - keep // of the written ones
-	if spare <= 0 && e.cold == 0 {
+	spare := e.marked - e.cold - keep // of those that are not cold
+	if spare <= keep/8 {
+		spare = 0
+	}
+	if spare == 0 && e.cold == 0 {
 		return nil
 	}
 	var out []int
-	for i := range e.ext {
-		if len(out) >= limit {
-			break
+	for i := e.hot.oldest; i >= 0 && len(out) < limit; i = e.ext[i].newer {
+		if e.ext[i].set > applied {
+			break // so are those that were written after it
 		}
-		if cold := e.ext[i].cold; (cold || spare > 0) && e.cleanable(i, applied) {
-			out = append(out, i)
+		if cold := e.ext[i].cold(); (cold || spare > 0) && e.cleanable(int(i), applied) {
+			out = append(out, int(i))
 			if !cold {
 				spare--
 			}
@@ -213,13 +234,32 @@ func (e *Extents) cleanable(i int, applied wire.Set) bool {
 func (e *Extents) Cleared(extents []int, applied wire.Set) (shrank bool) {
 	for _, i := range extents {
 		if e.cleanable(i, applied) {
-			if e.ext[i].cold {
-				e.cold--
-			}
-			e.ext[i].bit, e.ext[i].cold, e.ext[i].set = false, false, 0
+			e.cool(i)
+			e.ext[i].bit = false
 			e.marked--
 			shrank = true
 		}
 	}
 	return shrank
+}
+
+// SetAll sets all bits and has everything copied: the target has become another, which holds nothing of the volume. The
+// caller makes them durable.
+func (e *Extents) SetAll() {
+	e.next = 0
+	for i := range e.ext {
+		x := &e.ext[i]
+		if !x.bit {
+			x.bit = true
+			e.marked++
+		}
+		x.dirty = true
+		if e.copies && !x.copy {
+			if x.cold() {
+				e.cold--
+			}
+			x.copy, x.apart = true, false
+			e.toCopy++
+		}
+	}
 }

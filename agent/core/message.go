@@ -50,6 +50,8 @@ type (
 		Component *ComponentStatus
 		// Unreached are the agents that do not answer its pings.
 		Unreached []wire.AgentID `cbor:",omitempty"`
+		// Faults are what its disks fail at now.
+		Faults []Fault `cbor:",omitempty"`
 	}
 	// GroupStatus is where a primary stands in one group.
 	GroupStatus struct {

@@ -69,6 +69,7 @@ type Node struct {
 	statusAt time.Duration
 	seenAt   time.Duration // when the captain last said that it hears this agent
 	seen     uint64        // round of the newest Status that a captain has answered
+	faults   []Fault
 
 	eff Effects
 }
@@ -233,7 +234,7 @@ func (n *Node) sendStatus() {
 	}
 	n.statusAt = n.now + n.cfg.StatusEvery
 	n.round++
-	st := &Status{Run: n.run, Round: n.round, Seen: n.seen, View: n.state.View, Applied: n.state.Index, Unreached: n.reach.unreached(0)}
+	st := &Status{Run: n.run, Round: n.round, Seen: n.seen, View: n.state.View, Applied: n.state.Index, Unreached: n.reach.unreached(0), Faults: n.faults}
 	for _, s := range n.ordered {
 		st.Groups = append(st.Groups, s.status())
 	}

@@ -5,11 +5,10 @@ import (
 	"sync"
 
 	"flotilla/agent/core"
-	"flotilla/agent/vfs"
 	"flotilla/wire"
 )
 
-// activity is the activity log and bitmap of one volume: core.Extents, and the file that keeps its bits.
+// activity is the activity log and bitmap of one volume: core.Extents, and the medium that keeps its bits.
 //
 // Two maps of bits must not be mixed up. What Extents says is what is to be on disk. onDisk says what is there for
 // certain, whatever happens: a bit leaves it when a sector without it may be written, and enters it when a sector with
@@ -23,6 +22,8 @@ type activity struct {
 	behind int    // how many are
 	at, to int    // the extents [at, to) are being copied, none while to is 0
 	redo   bool   // one of them was dirtied meanwhile
+	off    bool   // all bits are set on disk, so that no write makes any durable
+	copy   uint64 // that the bits are of, see cluster.Volume
 
 	running bool         // somebody makes bits durable
 	next    *activeRound // those who come meanwhile share the next round
@@ -34,7 +35,7 @@ type activity struct {
 	encoded []byte
 }
 
-// activeRound is one write of the file that several wait for. One of them takes the token from lead.
+// activeRound is one write to the medium that several wait for. One of them takes the token from lead.
 type activeRound struct {
 	lead chan struct{} // capacity 1
 	done chan struct{}
@@ -42,20 +43,22 @@ type activeRound struct {
 }
 
 // openActivity reads the bits of a volume. The reason says why some or all of them were taken as set, and is nil for a
-// volume that is new here.
-func openActivity(fsys vfs.FS, name string, shape bitShape) (a *activity, fresh bool, reason error) {
-	file, bits, _, reason := openBitFile(fsys, name, shape)
+// volume that is new here. With off all bits are set on disk from the first write until settle: a write costs no flush,
+// and a crash has everything copied.
+func openActivity(m bitMedium, shape bitShape, off bool) (a *activity, fresh bool, reason error) {
+	file, bits, _, reason := openBitFile(m, shape)
 	n := shape.extents()
-	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), file: file, shape: shape}
+	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), off: off, copy: shape.copy, file: file, shape: shape}
 	if bits == nil {
 		a.ext = core.NewExtents(shape.size, shape.extent, nil)
 	} else {
 		a.ext = core.NewExtents(shape.size, shape.extent, bits.has)
 	}
-	if file.whole() {
-		a.touchedLocked(0, n-1)
-	} else {
+	if !file.whole() {
 		copy(a.onDisk, bits)
+	}
+	if file.whole() || off {
+		a.touchedLocked(0, n-1)
 	}
 	return a, bits == nil && reason == nil, reason
 }
@@ -76,6 +79,19 @@ func (a *activity) touch(off, length int64) error {
 	a.touchedLocked(first, last)
 	a.mu.Unlock()
 	return a.commit()
+}
+
+// bitLocked returns a bit as it is to be on disk.
+func (a *activity) bitLocked(i int) bool { return a.off || a.ext.Bit(i) }
+
+// settle ends the time in which all bits are set on disk. The next commit makes them what they are.
+func (a *activity) settle() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.off {
+		a.off = false
+		a.touchedLocked(0, a.ext.Len()-1)
+	}
 }
 
 // covers reports whether touch would not have to make anything durable.
@@ -177,6 +193,11 @@ func (a *activity) run() error {
 func (a *activity) gatherLocked() {
 	a.secs, a.encoded = a.secs[:0], a.encoded[:0]
 	all := a.file.whole()
+	if a.copy != a.file.shape.copy {
+		a.shape.copy = a.copy
+		a.file.reshape(a.shape)
+		all = true
+	}
 	if a.behind == 0 && !all {
 		return
 	}
@@ -185,9 +206,9 @@ func (a *activity) gatherLocked() {
 			continue
 		}
 		a.secs = append(a.secs, sec)
-		a.encoded = a.shape.appendSector(a.encoded, sec, a.ext.Bit)
+		a.encoded = a.shape.appendSector(a.encoded, sec, a.file.key, a.bitLocked)
 		for i := a.shape.first(sec); i < a.shape.behind(sec); i++ {
-			if !a.ext.Bit(i) {
+			if !a.bitLocked(i) {
 				a.onDisk.clear(i)
 			}
 		}
@@ -243,11 +264,50 @@ func (a *activity) skip() {
 	a.at, a.to, a.redo = 0, 0, false
 }
 
+// putAside leaves an extent that is being copied and can not be read, and has the copy go on without it.
+func (a *activity) putAside(i int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at <= i && i < a.to { // not after the end of its incarnation
+		a.ext.PutAside(i)
+	}
+	a.at, a.to, a.redo = 0, 0, false
+}
+
+// aside returns how many extents are put aside, and the ranges of the first ones.
+func (a *activity) aside(limit int) (n int, ranges []Range) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n, first := a.ext.Aside(limit)
+	for _, i := range first {
+		off, length := a.ext.Span(i)
+		ranges = append(ranges, Range{off, length})
+	}
+	return n, ranges
+}
+
+// recall has what was put aside copied again.
+func (a *activity) recall() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ext.Recall()
+}
+
 // toCopy returns the bytes still to be copied, and marked those that a crash would have copied.
 func (a *activity) toCopy() (left, marked int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return int64(a.ext.ToCopy()) * a.shape.extent, int64(a.ext.Marked()) * a.shape.extent
+	if marked = int64(a.ext.Marked()) * a.shape.extent; a.off {
+		marked = a.shape.size
+	}
+	return int64(a.ext.ToCopy()) * a.shape.extent, marked
+}
+
+// resyncs returns the bytes that the next incarnation of this run of the agent copies.
+func (a *activity) resyncs() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return int64(a.ext.Marked()) * a.shape.extent
 }
 
 // clean clears the bits of extents whose updates are all applied, but for keep of them. flush makes the source durable
@@ -265,7 +325,7 @@ func (a *activity) clean(applied wire.Set, keep, limit int, flush func() error) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before := a.ext.Marked()
-	if a.ext.Cleared(candidates, applied) {
+	if a.ext.Cleared(candidates, applied) && !a.off {
 		for _, i := range slices.Compact(sectorsOf(candidates)) {
 			a.touchedLocked(i*sectorBits, i*sectorBits)
 		}
@@ -281,8 +341,8 @@ func sectorsOf(extents []int) []int {
 	return secs
 }
 
-// close ends the use of the file; what is not committed is lost, to the safe side. Nobody may be inside any more.
-func (a *activity) close() error { return a.file.close() }
+// close ends the use of the medium; what is not committed is lost, to the safe side. Nobody may be inside any more.
+func (a *activity) close() error { return a.file.medium.close() }
 
-// remove ends the use of the file and takes it away.
-func (a *activity) remove() error { return a.file.remove() }
+// remove ends the use of the medium and takes the bits away.
+func (a *activity) remove() error { return a.file.medium.remove() }

@@ -1,8 +1,6 @@
 package primary
 
 import (
-	"errors"
-	"io/fs"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -15,9 +13,7 @@ import (
 )
 
 // logShape has a few sectors of bits.
-var logShape = bitShape{volume: 7, size: 3*sectorBits*4096 - 1000, extent: 4096}
-
-const logName = "/7.bits"
+var logShape = bitShape{cluster: "c0ffee", volume: 7, size: 3*sectorBits*4096 - 1000, extent: 4096}
 
 // logModel is what the log must not forget: extents whose source was written and not applied and flushed.
 type logModel struct {
@@ -68,9 +64,9 @@ func (m *logModel) step() error {
 }
 
 // check opens the log anew and looks that no unsafe extent is clear.
-func (m *logModel) check(t *testing.T, fsys vfs.FS) {
+func (m *logModel) check(t *testing.T, fsys vfs.FS, p place) {
 	t.Helper()
-	b, _, _ := openActivity(fsys, logName, logShape)
+	b, _, _ := p.open(t, fsys, logShape)
 	for i := range m.unsafe {
 		if !b.ext.Bit(i) {
 			t.Fatalf("extent %d was written in set %d and reads as clear", i, m.unsafe[i])
@@ -82,9 +78,9 @@ func (m *logModel) check(t *testing.T, fsys vfs.FS) {
 }
 
 // prepare makes a log all of whose bits are clear on disk.
-func prepare(t *testing.T, fsys vfs.FS) *activity {
+func prepare(t *testing.T, fsys vfs.FS, p place) *activity {
 	t.Helper()
-	a, fresh, err := openActivity(fsys, logName, logShape)
+	a, fresh, err := p.open(t, fsys, logShape)
 	if err != nil || !fresh {
 		t.Fatalf("a new log: fresh %v, %v", fresh, err)
 	}
@@ -114,12 +110,14 @@ func Rounds(n uint64) uint64 {
 }
 
 // TestCrashAtEveryWrite cuts the power at the k-th operation of the file, for every k.
-func TestCrashAtEveryWrite(t *testing.T) {
+func TestCrashAtEveryWrite(t *testing.T) { inPlaces(t, crashAtEveryWrite) }
+
+func crashAtEveryWrite(t *testing.T, p place) {
 	const steps = 40
 	for seed := range Rounds(25) {
 		for k := 1; ; k++ {
 			fsys := crashfs.New(seed)
-			a := prepare(t, fsys)
+			a := prepare(t, fsys, p)
 			m := &logModel{a: a, rng: rand.New(rand.NewPCG(seed, 1)), unsafe: map[int]wire.Set{}, set: 2}
 			fsys.CutAt(k)
 			var err error
@@ -131,7 +129,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 				fsys.PowerCut()
 			}
 			fsys.Restart()
-			m.check(t, fsys)
+			m.check(t, fsys, p)
 			if !cut {
 				break
 			}
@@ -139,11 +137,54 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	}
 }
 
+// TestCrashWhileItIsMade cuts the power while a log is made anew, over nothing and over one of another shape in which all
+// bits are clear: whatever mixture is left, no bit of it reads as clear.
+func TestCrashWhileItIsMade(t *testing.T) { inPlaces(t, crashWhileItIsMade) }
+
+func crashWhileItIsMade(t *testing.T, p place) {
+	recopied := logShape
+	recopied.copy++
+	for seed := range Rounds(25) {
+		for _, before := range []bool{false, true} {
+			for k := 1; ; k++ {
+				fsys := crashfs.New(seed)
+				if before {
+					if err := prepare(t, fsys, p).close(); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					p.medium(t, fsys) // the device is there
+				}
+				fsys.CutAt(k)
+				a, _, _ := p.open(t, fsys, recopied)
+				err := a.commit()
+				cut := fsys.Down()
+				if !cut && err != nil {
+					t.Fatal(err)
+				}
+				fsys.Restart()
+				b, _, reason := p.open(t, fsys, recopied)
+				if b.ext.Marked() != recopied.extents() {
+					t.Fatalf("seed %d, cut at %d: %d of %d bits are set (%v)", seed, k, b.ext.Marked(), recopied.extents(), reason)
+				}
+				if !cut {
+					if reason != nil {
+						t.Fatalf("seed %d: what was made can not be read: %v", seed, reason)
+					}
+					break
+				}
+			}
+		}
+	}
+}
+
 // TestFailedFlush lets flushes and writes fail: the failed one is not tried again on the same file.
-func TestFailedFlush(t *testing.T) {
+func TestFailedFlush(t *testing.T) { inPlaces(t, failedFlush) }
+
+func failedFlush(t *testing.T, p place) {
 	for seed := range Rounds(80) {
 		fsys := crashfs.New(seed)
-		a := prepare(t, fsys)
+		a := prepare(t, fsys, p)
 		rng := rand.New(rand.NewPCG(seed, 2))
 		m := &logModel{a: a, rng: rng, unsafe: map[int]wire.Set{}, set: 2}
 		fail := rand.New(rand.NewPCG(seed, 3))
@@ -162,7 +203,7 @@ func TestFailedFlush(t *testing.T) {
 		fsys.SetHook(nil)
 		fsys.PowerCut()
 		fsys.Restart()
-		m.check(t, fsys)
+		m.check(t, fsys, p)
 		if good == 0 {
 			t.Errorf("seed %d: nothing ever worked", seed)
 		}
@@ -170,10 +211,12 @@ func TestFailedFlush(t *testing.T) {
 }
 
 // TestRot flips bytes of a log at rest: what is damaged reads as set.
-func TestRot(t *testing.T) {
+func TestRot(t *testing.T) { inPlaces(t, rot) }
+
+func rot(t *testing.T, p place) {
 	for seed := range uint64(50) {
 		fsys := crashfs.New(seed)
-		a := prepare(t, fsys)
+		a := prepare(t, fsys, p)
 		m := &logModel{a: a, rng: rand.New(rand.NewPCG(seed, 4)), unsafe: map[int]wire.Set{}, set: 2}
 		for range 30 {
 			if err := m.step(); err != nil {
@@ -184,12 +227,12 @@ func TestRot(t *testing.T) {
 			t.Fatal(err)
 		}
 		at := m.rng.Int64N(4 * bitSector)
-		if err := fsys.Corrupt(logName, at, 0x10); err != nil {
+		if err := p.corrupt(t, fsys, at); err != nil {
 			t.Fatal(err)
 		}
 		fsys.Restart()
-		m.check(t, fsys)
-		b, _, reason := openActivity(fsys, logName, logShape)
+		m.check(t, fsys, p)
+		b, _, reason := p.open(t, fsys, logShape)
 		if reason == nil {
 			t.Errorf("seed %d: rot at byte %d was not noticed", seed, at)
 		}
@@ -202,46 +245,50 @@ func TestRot(t *testing.T) {
 		if err := b.commit(); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, reason := openActivity(fsys, logName, logShape); reason != nil {
+		if _, _, reason := p.open(t, fsys, logShape); reason != nil {
 			t.Errorf("seed %d: after a write still: %v", seed, reason)
 		}
 	}
 }
 
-func TestAnotherVolumesLogIsOfNoUse(t *testing.T) {
+func TestAnotherVolumesLogIsOfNoUse(t *testing.T) { inPlaces(t, anotherVolumesLogIsOfNoUse) }
+
+func anotherVolumesLogIsOfNoUse(t *testing.T, p place) {
 	fsys := crashfs.New(1)
-	if err := prepare(t, fsys).close(); err != nil {
+	if err := prepare(t, fsys, p).close(); err != nil {
 		t.Fatal(err)
 	}
 	for _, other := range []bitShape{
-		{volume: 8, size: logShape.size, extent: logShape.extent},
-		{volume: 7, size: logShape.size + 4096, extent: logShape.extent},
-		{volume: 7, size: logShape.size, extent: 2 * logShape.extent},
+		{cluster: logShape.cluster, volume: 8, size: logShape.size, extent: logShape.extent},
+		{cluster: logShape.cluster, volume: 7, size: logShape.size + 4096, extent: logShape.extent},
+		{cluster: logShape.cluster, volume: 7, size: logShape.size, extent: 2 * logShape.extent},
+		{cluster: logShape.cluster, volume: 7, size: logShape.size, extent: logShape.extent, copy: 1},
+		{cluster: "another", volume: 7, size: logShape.size, extent: logShape.extent},
 	} {
-		a, _, reason := openActivity(fsys, logName, other)
+		a, _, reason := p.open(t, fsys, other)
 		if reason == nil || a.ext.Marked() != other.extents() {
 			t.Errorf("%+v: %d of %d bits set, %v", other, a.ext.Marked(), other.extents(), reason)
 		}
 	}
-	a, fresh, reason := openActivity(fsys, logName, logShape)
+	a, fresh, reason := p.open(t, fsys, logShape)
 	if fresh || reason != nil || a.ext.Marked() != 0 {
 		t.Errorf("its own log: %d bits set, %v", a.ext.Marked(), reason)
 	}
 	if err := a.remove(); err != nil {
 		t.Error(err)
 	}
-	if _, err := fsys.Open(logName); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("after remove: %v", err)
+	if _, fresh, reason := p.open(t, fsys, logShape); !fresh || reason != nil {
+		t.Errorf("after remove: fresh %v, %v", fresh, reason)
 	}
 }
 
 // TestSecondWriterWaitsForTheFirst: a bit that another writer is still making durable is no leave to write.
 func TestSecondWriterWaitsForTheFirst(t *testing.T) {
 	fsys := crashfs.New(1)
-	a := prepare(t, fsys)
+	a := prepare(t, fsys, inStateDir)
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var syncs atomic.Int32
-	a.file.file = slowFile{a.file.file, func() {
+	a.file.medium = slowMedium{a.file.medium, func() {
 		if syncs.Add(1) == 1 {
 			close(entered)
 			<-leave
@@ -284,19 +331,19 @@ func TestSecondWriterWaitsForTheFirst(t *testing.T) {
 	wg.Wait()
 }
 
-type slowFile struct {
-	vfs.File
+type slowMedium struct {
+	bitMedium
 	before func()
 }
 
-func (f slowFile) SyncData() error {
+func (f slowMedium) sync() error {
 	f.before()
-	return f.File.SyncData()
+	return f.bitMedium.sync()
 }
 
 // TestDirtiedUnderCopy: an extent is copied in several pieces; a failed write into one that was read already is not lost.
 func TestDirtiedUnderCopy(t *testing.T) {
-	a, _, err := openActivity(crashfs.New(1), logName, logShape)
+	a, _, err := inStateDir.open(t, crashfs.New(1), logShape)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,10 +374,10 @@ func TestDirtiedUnderCopy(t *testing.T) {
 // TestGroupCommit counts the flushes of many writers.
 func TestGroupCommit(t *testing.T) {
 	fsys := crashfs.New(1)
-	a := prepare(t, fsys)
+	a := prepare(t, fsys, inStateDir)
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var syncs atomic.Int32
-	a.file.file = slowFile{a.file.file, func() {
+	a.file.medium = slowMedium{a.file.medium, func() {
 		if syncs.Add(1) == 1 {
 			close(entered)
 			<-leave
@@ -361,26 +408,10 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
-func FuzzParseSector(f *testing.F) {
-	f.Add(logShape.appendSector(nil, 1, func(i int) bool { return i%3 == 0 }))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if len(raw) < bitSector {
-			return
-		}
-		bits, ok := logShape.parseSector(raw, 1)
-		if !ok {
-			return
-		}
-		again := logShape.appendSector(nil, 1, func(i int) bool { return bitAt(bits, i-logShape.first(1)) })
-		if got, ok := logShape.parseSector(again, 1); !ok || string(got) != string(bits) {
-			t.Error("a sector does not survive being written again")
-		}
-	})
-}
-
-// TestCopiedTooLate: what was copied for an incarnation that has ended is not taken for copied in the next.
+// TestCopiedTooLate: what was copied for an incarnation that has ended is not taken for copied in the next, nor what could
+// not be read for it as unreadable.
 func TestCopiedTooLate(t *testing.T) {
-	a, _, err := openActivity(crashfs.New(1), logName, logShape)
+	a, _, err := inStateDir.open(t, crashfs.New(1), logShape)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -391,5 +422,44 @@ func TestCopiedTooLate(t *testing.T) {
 	a.copied(first, n, 7)
 	if left, _ := a.toCopy(); left != all {
 		t.Errorf("%d bytes are left to copy, want all %d", left, all)
+	}
+	first, _, _, _, _ = a.nextCopy(4)
+	a.detach()
+	a.resync()
+	a.putAside(first)
+	if n, _ := a.aside(1); n != 0 {
+		t.Errorf("%d extents are put aside", n)
+	}
+}
+
+// TestNeedWithoutActivityLog: that all bits are set on disk is for a crash. An incarnation that begins anew without one copies
+// no more for it.
+func TestNeedWithoutActivityLog(t *testing.T) {
+	const size, extent = 64 << 10, 4096
+	m, err := newDeviceEnd(endDevice(size), &endLimits, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _, _ := openActivity(m, bitShape{volume: 1, size: size, extent: extent}, true)
+	if n := a.resyncs(); n != size {
+		t.Errorf("a new volume's first copy: %d bytes", n)
+	}
+	a.resync()
+	for {
+		first, n, _, _, ok := a.nextCopy(4)
+		if !ok {
+			break
+		}
+		a.copied(first, n, 1)
+	}
+	if _, err := a.clean(1, 0, 100, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.touch(extent, 10); err != nil {
+		t.Fatal(err)
+	}
+	a.numbered(extent, 10, 2)
+	if _, marked := a.toCopy(); a.resyncs() != extent || marked != size {
+		t.Errorf("one extent was written: %d bytes for the next incarnation, %d after a crash", a.resyncs(), marked)
 	}
 }

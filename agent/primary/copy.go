@@ -65,17 +65,16 @@ func (g *group) copyOne() bool {
 	most := max(holePortions*int64(g.portion)/v.marks.shape.extent, 1)
 	if c.first, c.n, c.off, c.length, ok = v.marks.nextCopy(int(most)); !ok {
 		g.copyEnded(v, inc)
+		v.wait(g.p.loop.Now())
 		return true
 	}
-	err := g.copyExtents(v.ctx, &c)
-	if err != nil {
-		v.marks.skip()
-		if !errors.Is(err, errIncGone) && !errors.Is(err, errStopped) {
-			_ = v.noted(err)
-			// A source that can not be read is tried again, but not in a loop.
-			_ = sleep(v.ctx, time.Second)
+	if err := g.copyExtents(v.ctx, &c); err != nil {
+		if errors.Is(err, errIncGone) || errors.Is(err, errStopped) {
+			v.marks.skip()
+			return !errors.Is(err, errIncGone)
 		}
-		return !errors.Is(err, errIncGone)
+		v.putAside(c.first, err)
+		return true
 	}
 	g.progress(&c)
 	if left, _ := v.marks.toCopy(); left == 0 {
@@ -110,12 +109,19 @@ func (g *group) copyExtents(ctx context.Context, c *copying) error {
 	return nil
 }
 
-// nextToCopy returns a volume that has something to copy and the incarnation that it is copied for.
+// nextToCopy returns a volume that has something to copy and the incarnation that it is copied for. First copies wait while
+// a resync is under way, also for what it can not read: what they send meanwhile would be a part of its chain, for which
+// nobody has looked whether the journals have room.
 func (g *group) nextToCopy() (*volume, wire.Incarnation) {
+	now := g.p.loop.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ids := make([]wire.VolumeID, 0, len(g.volumes))
+	chain := g.chainLocked()
 	for id, v := range g.volumes {
+		if v.unread.waits(now) || (chain && v.run.first) {
+			continue
+		}
 		if v.inc != 0 && v.inc == g.view.Inc && !v.whole && v.seed == nil && v.ctx.Err() == nil {
 			ids = append(ids, id)
 		}

@@ -3,8 +3,10 @@ package primary_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"flotilla/agent/vfs/crashfs"
 	"flotilla/blockdev"
 	"flotilla/blockdev/faulty"
+	"flotilla/wire"
 )
 
 // TestFirstCopyUnderWrites copies a source with data, zeroes and holes while it is written, in extents that are smaller
@@ -153,7 +156,68 @@ func TestFailedWriteBreaksNoSet(t *testing.T) {
 	})
 }
 
-// TestUnreadableSource: a copy that meets an error goes on once it is mended.
+// TestUnreadableExtents: what can not be read is put aside and named, everything else of both volumes is copied, and the
+// rest when it is mended, by writing to it or by itself.
+func TestUnreadableExtents(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const size = 4 << 20
+		w := newWorld(t, cluster.Async, small)
+		devs := map[string]*faulty.Device{}
+		for i, name := range []string{"a", "b"} {
+			devs[name] = faulty.New(blockdev.NewMemory(size))
+			w.sources["/src/"+name] = devs[name]
+			w.targets[wire.VolumeID(i+1)] = blockdev.NewMemory(size)
+			if _, err := devs[name].WriteAt(bytes.Repeat([]byte{3}, size), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := devs["a"]
+		bad := a.Inject(faulty.Fault{Op: faulty.Read, Offset: 100 << 10, Length: 4096, Times: -1})
+		worse := a.Inject(faulty.Fault{Op: faulty.Read, Offset: size - 4096, Length: 4096, Times: -1})
+		w.propose(*w.createVolume(volumeSpec{"a", size}))
+		w.propose(*w.createVolume(volumeSpec{"b", size}))
+		unreadable := func() []primary.Range {
+			st := w.group()
+			if len(st.Volumes) != 2 || st.Volumes[1].ToCopy != 0 || st.Volumes[0].ToCopy > 2*small.Extent {
+				return nil
+			}
+			if n := st.Volumes[0].Unreadable; n != len(st.Volumes[0].UnreadableAt) {
+				t.Fatalf("%d extents can not be read, listed are %v", n, st.Volumes[0].UnreadableAt)
+			}
+			return st.Volumes[0].UnreadableAt
+		}
+		first := primary.Range{Offset: (100 << 10) / small.Extent * small.Extent, Length: small.Extent}
+		last := primary.Range{Offset: size - small.Extent, Length: small.Extent}
+		w.eventually("all but two extents are copied", func() bool { return slices.Equal(unreadable(), []primary.Range{first, last}) })
+		if !w.saw("source.unreadable") {
+			t.Error("no event names it")
+		}
+		f := w.host.p.Faults()
+		if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].Volume != 1 || !strings.HasSuffix(f[0].Text, fmt.Sprintf("at %v, %v", first, last)) {
+			t.Errorf("faults: %v", f)
+		}
+		reads := a.Calls(faulty.Read)
+		time.Sleep(10 * time.Second)
+		if again := a.Calls(faulty.Read) - reads; again == 0 || again > 20 {
+			t.Errorf("it was read %d times in 10 s", again)
+		}
+		bad()
+		w.eventually("the mended extent is copied", func() bool { return slices.Equal(unreadable(), []primary.Range{last}) })
+		worse()
+		w.settled()
+		if st := w.group().Volumes[0]; st.Unreadable != 0 {
+			t.Errorf("%d extents still count as unreadable", st.Unreadable)
+		}
+		time.Sleep(2 * time.Minute)
+		if f := w.host.p.Faults(); len(f) > 0 {
+			t.Errorf("faults two minutes after the last error: %v", f)
+		}
+		w.shut()
+	})
+}
+
+// TestUnreadableSource: a copy that meets an error goes on once it is mended. Until then the fault stands, however seldom it
+// is tried again.
 func TestUnreadableSource(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, cluster.Async, small)
@@ -169,8 +233,15 @@ func TestUnreadableSource(t *testing.T) {
 			st := w.group()
 			return len(st.Volumes) == 1 && st.Volumes[0].Error != ""
 		})
+		for range primary.Rounds(28) {
+			time.Sleep(4900 * time.Millisecond)
+			f := w.host.p.Faults()
+			if len(f) != 1 || f[0].Name != primary.SourceUnreadable || f[0].For < 4*time.Second {
+				t.Fatalf("faults: %v", f)
+			}
+		}
 		heal()
-		w.settled()
+		w.settled() // at the next try, which is within two minutes
 		w.shut()
 	})
 }

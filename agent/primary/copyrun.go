@@ -144,7 +144,7 @@ func (g *group) copyEnded(v *volume, inc wire.Incarnation) {
 	ended := left == 0 && v.inc == inc && !v.whole
 	var told []any
 	if ended {
-		v.whole, v.wasWhole = true, true
+		v.whole, v.wasWhole, v.unread = true, true, unread{}
 		told = v.run.ended(now, v.name, inc)
 	}
 	g.mu.Unlock()
@@ -153,6 +153,16 @@ func (g *group) copyEnded(v *volume, inc wire.Incarnation) {
 		g.p.event(g.id, "copy.whole", told...)
 		g.p.kick()
 	}
+}
+
+// chainLocked reports whether a resync is under way, so that the sets are broken. g.mu is held.
+func (g *group) chainLocked() bool {
+	for _, v := range g.volumes {
+		if v.inc != 0 && v.inc == g.view.Inc && !v.run.first && !v.wasWhole {
+			return true
+		}
+	}
+	return false
 }
 
 // tellAgainLocked reports whether the node should be told of a copy that makes no progress. g.mu is held.

@@ -13,7 +13,8 @@
 //
 // Start with write.go, which opens with the way of a write through the whole package. Then:
 //
-//	bitfile.go    the file of bits: format, torn and rotten sectors
+//	bitformat.go  the bits on disk: format, torn and rotten sectors, see below
+//	bitfile.go    the bits of one volume, in the state directory (statefile.go) or at the end of the device (deviceend.go)
 //	activity.go   the activity log and bitmap of one volume: core.Extents made durable, group commit
 //	volume.go     one source volume and its NBD requests
 //	write.go      the write path
@@ -24,9 +25,41 @@
 //	overload.go   pace, then suspend
 //	follow.go     opens and closes volumes as the cluster state wants them
 //	watch.go      looks at the node when it is woken and tells everybody
-//	copy.go       first copies and resyncs
+//	copy.go       first copies and resyncs; what of a source can not be read for them (unreadable.go); targets that were
+//	              replaced (recopy.go)
 //	sender.go     frames to the components
-//	status.go     what the API shows
+//	status.go     what the API shows; what sources fail at (fault.go)
+//
+// # The bits on disk
+//
+// There is one bit for each extent, set while the durable source and the target may differ there; after a crash these are
+// what is copied. They consist of sectors of 512 bytes, because that is what a disk writes whole or not at all. The first one
+// says what they are for:
+//
+//	0        8         12       16     24       32     40           104       508     512
+//	| magic  | version | volume | size | extent | copy | cluster ID | zero    | CRC32C |
+//	| 8 bytes| u32: 2  | u32    | u64  | u64    | u64  | 64 bytes   |         | u32    |
+//
+// Every other one holds the bits of 3968 extents, lowest bit first, those behind the end zero. Its key is the checksum of the
+// header, so that no sector counts under another one:
+//
+//	0        4       8        12                               508     512
+//	| magic  | index | key    | bits, 496 bytes                | CRC32C |
+//	| u32    | u32   | u32    |                                | u32    |
+//
+// Numbers are little-endian; a CRC32C covers the bytes before it. A sector is written in place. It needs no second copy:
+// a sector that is torn, rotten, missing or another's reads as all bits set, so that more is copied than need be and
+// never less; and the old and the new content of a sector both have every bit that was ever reported durable and not
+// cleared since. A header that does not fit the volume makes all bits set. Version 1, which is still read, had neither copy
+// nor cluster, and the volume's number for a key.
+//
+// They lie in a file of the state directory, or, where the volume was created so, at the end of its own device: in the last
+// bytes of it, rounded up to 4096 and aligned to 4096, behind the bytes that are served:
+//
+//	0                              size          aligned                              device's size
+//	| what the volume serves       | not used    | header | sectors     | zero        | not used |
+//
+// The end of a device is only taken for that when it is all zero or has a sector with a right magic and checksum.
 //
 // # Locks
 //

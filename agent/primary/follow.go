@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flotilla/agent/core"
+	"flotilla/blockdev"
 	"flotilla/wire"
 )
 
@@ -18,6 +19,7 @@ type failedOpen struct {
 	name    string
 	path    string
 	err     error
+	since   time.Duration
 	retryAt time.Duration
 	backoff time.Duration
 }
@@ -169,8 +171,9 @@ func (p *Primary) ensure(g *group, w *volumeWanted) time.Duration {
 	if f == nil || f.err.Error() != err.Error() {
 		p.event(g.id, "volume.unavailable", "volume", w.name, "path", w.path, "error", err.Error())
 	}
-	next := &failedOpen{group: g.id, name: w.name, path: w.path, err: err, backoff: p.limits.OpenAgain}
+	next := &failedOpen{group: g.id, name: w.name, path: w.path, err: err, since: now, backoff: p.limits.OpenAgain}
 	if f != nil {
+		next.since = f.since
 		next.backoff = min(2*f.backoff, maxBackoff*p.limits.OpenAgain)
 	}
 	next.retryAt = p.loop.Now() + next.backoff
@@ -186,12 +189,12 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 	if err != nil {
 		return fmt.Errorf("open volume %s: %w", w.name, err)
 	}
-	if dev.Size() != w.size {
-		return errors.Join(fmt.Errorf("open volume %s: %s has %d bytes and the volume has %d: give the volume a source of its size",
-			w.name, w.path, dev.Size(), w.size), dev.Close())
+	medium, err := p.bitsFor(dev, w)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open volume %s: %s: %w", w.name, w.path, err), dev.Close())
 	}
-	file := path.Join(p.dir, strconv.FormatUint(uint64(w.id), 10)+".bits")
-	marks, fresh, reason := openActivity(p.fs, file, bitShape{volume: w.id, size: w.size, extent: p.limits.extentFor(w.size)})
+	shape := bitShape{cluster: g.cluster, volume: w.id, copy: w.copy, size: w.size, extent: p.limits.extentFor(w.size)}
+	marks, fresh, reason := openActivity(medium, shape, p.limits.NoActivityLog)
 	if reason != nil {
 		p.event(g.id, "volume.log-damaged", "volume", w.name, "error", reason.Error())
 	}
@@ -214,6 +217,17 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 	p.event(g.id, "volume.open", "volume", w.name, "path", w.path, "size", w.size, "marked_bytes", min(marked, w.size), "new", fresh)
 	p.kick()
 	return nil
+}
+
+// bitsFor returns where the bits of a volume lie. It refuses a device that is not of the size that this needs.
+func (p *Primary) bitsFor(dev blockdev.Device, w *volumeWanted) (bitMedium, error) {
+	if w.bitmapAtEnd {
+		return newDeviceEnd(dev, &p.limits, w.size)
+	}
+	if dev.Size() != w.size {
+		return nil, fmt.Errorf("the device has %d bytes and the volume has %d: give the volume a source of its size", dev.Size(), w.size)
+	}
+	return &stateFile{fs: p.fs, name: path.Join(p.dir, strconv.FormatUint(uint64(w.id), 10)+".bits")}, nil
 }
 
 func (p *Primary) forget(g *group, v *volume) {

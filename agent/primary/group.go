@@ -16,6 +16,7 @@ import (
 // group is the volumes of one consistency group that this agent is the primary of.
 type group struct {
 	p       *Primary
+	cluster string // its ID
 	id      wire.GroupID
 	name    string
 	portion uint64 // bytes
@@ -54,7 +55,7 @@ type group struct {
 
 func newGroup(p *Primary, w groupWanted) *group {
 	return &group{
-		p: p, id: w.id, name: w.name, portion: w.portion,
+		p: p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
 		copyNow: make(chan struct{}, 1), checkNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
 		tempo: newCopyPace(&p.limits),
 	}
@@ -158,9 +159,10 @@ type observation struct {
 	view   core.GroupView
 	known  bool // the node has the group as a source
 	shared bool
-	rate   int64           // of copies, bytes a second, 0 where none is set
-	first  []wire.VolumeID // whose first copy is not whole
-	sealed bool            // the ends of all earlier incarnations of this primary are recorded
+	copies map[wire.VolumeID]uint64 // of this agent's volumes, where not 0
+	rate   int64                    // of copies, bytes a second, 0 where none is set
+	first  []wire.VolumeID          // whose first copy is not whole
+	sealed bool                     // the ends of all earlier incarnations of this primary are recorded
 
 	seeds    []wire.VolumeID // seeded volumes of this primary whose first copy is not whole
 	check    checkOrder
@@ -183,6 +185,7 @@ func (g *group) observe(n *core.Node) observation {
 	}
 	o.check, o.answered = checkOrderOf(grp, n.ID()), n.Unchecked(g.id)
 	o.shared = len(grp.Primaries()) > 1
+	o.copies = copies(n, grp)
 	o.rate = grp.ResyncRate
 	for id, v := range grp.Volumes {
 		if v.CopiedAt == 0 {
@@ -215,6 +218,7 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	g.mu.Lock()
 	before := g.view
 	g.view = o.view
+	g.followCopiesLocked(o.copies)
 	begun := g.followIncLocked(before, o.first)
 	g.tempo.most = cmp.Or(o.rate, g.p.limits.CopyRate)
 	g.tempo.held(now, o.view.HeldUpTo)
@@ -279,7 +283,7 @@ func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (b
 			todo := min(v.marks.resync(), v.size)
 			v.whole, v.wholeSeq = todo == 0, 0
 			v.wasWhole = v.whole
-			v.run = newCopyRun(g.p.loop.Now(), v.size, todo, slices.Contains(first, v.id))
+			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size, todo, slices.Contains(first, v.id)), unread{}
 			g.tempo.renew()
 			begun = append(begun, v.run.begun(v.name, v.inc))
 		}

@@ -22,8 +22,7 @@ func (g *group) need(n *core.Node) (bytes int64) {
 	defer g.mu.Unlock()
 	for _, v := range g.volumes {
 		if w := grp.Volumes[v.id]; w != nil && w.CopiedAt != 0 && w.Removed == nil {
-			_, marked := v.marks.toCopy()
-			bytes += min(marked, v.size)
+			bytes += min(v.marks.resyncs(), v.size)
 		}
 	}
 	return bytes

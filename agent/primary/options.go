@@ -63,6 +63,9 @@ type Limits struct {
 	Extent      int64         // what one bit stands for, a power of two; default 1 MiB, doubled for devices of more than 1 Mi extents
 	KeepExtents int           // bits that stay set for the working set; default 1024
 	CleanEvery  time.Duration // between two rounds of clearing bits; default 1 s
+	// NoActivityLog sets all bits on disk while a volume is open: a write makes no bit durable, and a crash has everything
+	// copied.
+	NoActivityLog bool
 
 	Frame int64 // of a frame, before compression; default 1 MiB
 	// Gather is the least time between two rounds of frames to a component that do not fill Frame, while every group is

@@ -51,6 +51,9 @@ type VolumeStatus struct {
 	Read   int64   // bytes that copies have read of the source since it was opened
 	Zeroed int64   // and that they found to be holes
 	Error  string  // why it is not open, or the last error of its source
+	// Unreadable is how many extents could not be read for the copy, which waits for them; UnreadableAt are the first ones.
+	Unreadable   int
+	UnreadableAt []Range
 }
 
 // Status returns the current figures.
@@ -98,6 +101,7 @@ func (g *group) status() GroupStatus {
 		if vol.lastError != nil {
 			vs.Error = vol.lastError.Error()
 		}
+		vs.Unreadable, vs.UnreadableAt = vol.marks.aside(maxListed)
 		st.Volumes = append(st.Volumes, vs)
 	}
 	return st

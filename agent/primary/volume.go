@@ -52,12 +52,14 @@ type volume struct {
 	wholeSeq             wire.Seq         // and the copy's updates are up to this seq
 	said                 bool             // inc's first copy was reported as whole
 	wasWhole             bool             // whole was true once: what is copied since is what failed writes left, and breaks no set
+	unread               unread
 	copyRead, copyZeroed int64            // bytes since the volume was opened
 	seed                 *seedJob         // nil unless its first copy is being compared
 	seededInc            wire.Incarnation // the newest one for which it was
 
 	lastError error
 	toldError time.Duration // when it was last an event
+	failing   failing
 }
 
 // admission counts the requests inside a volume, so that closing it can wait for them.
@@ -200,6 +202,7 @@ func (v *volume) noted(err error) error {
 	now := v.p.loop.Now()
 	v.g.mu.Lock()
 	tell := v.lastError == nil || now-v.toldError >= errorEvery
+	v.failing.note(now)
 	if v.lastError = err; tell {
 		v.toldError = now
 	}
@@ -250,14 +253,15 @@ func (v *volume) close(gone bool) error {
 	v.ops.close()
 	v.done.Wait()
 	if gone {
-		return errors.Join(v.dev.Close(), v.marks.remove())
+		return errors.Join(v.marks.remove(), v.dev.Close())
 	}
 	err := v.dev.Flush()
 	if err == nil {
+		v.marks.settle()
 		v.cleanOnce(0)
 		err = v.marks.commit()
 	}
-	return errors.Join(err, v.dev.Close(), v.marks.close())
+	return errors.Join(err, v.marks.close(), v.dev.Close())
 }
 
 // volumeWanted is a volume that the cluster state gives to this agent.
@@ -266,10 +270,14 @@ type volumeWanted struct {
 	name string
 	path string
 	size int64
+	// copy is the number of the target's copy, see cluster.Volume.
+	copy        uint64
+	bitmapAtEnd bool
 }
 
 // groupWanted is a group in which this agent has volumes.
 type groupWanted struct {
+	cluster string // its ID
 	id      wire.GroupID
 	name    string
 	portion uint64
@@ -283,10 +291,12 @@ func wanted(n *core.Node) []groupWanted {
 	var out []groupWanted
 	for _, gid := range sortedGroups(st) {
 		g := st.Groups[gid]
-		w := groupWanted{id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1}
+		w := groupWanted{cluster: st.Cluster, id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1}
 		for _, vid := range sortedVolumes(g) {
 			if v := g.Volumes[vid]; v.Primary == n.ID() && v.Removed == nil {
-				w.volumes = append(w.volumes, volumeWanted{id: vid, name: g.Name + "/" + v.Name, path: v.Source, size: v.Size})
+				w.volumes = append(w.volumes, volumeWanted{
+					id: vid, name: g.Name + "/" + v.Name, path: v.Source, size: v.Size, copy: v.Copy, bitmapAtEnd: v.BitmapAtEnd,
+				})
 			}
 		}
 		if len(w.volumes) > 0 {

@@ -122,7 +122,7 @@ func (v *volume) store(r *nbd.Request, mode cluster.Mode) (placed, error) {
 func (v *volume) dirtied(off, length int64) {
 	if v.marks.dirtied(off, length) {
 		v.g.mu.Lock()
-		v.whole = false
+		v.whole, v.unread.until = false, 0 // the copy has something to do
 		v.g.mu.Unlock()
 		v.g.kickCopier()
 	}

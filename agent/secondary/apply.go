@@ -240,7 +240,7 @@ func (t *target) covers(opening uint64, req *apply.Request) error {
 func (s *Secondary) failed(t *target, req *apply.Request, off int64, err error) error {
 	t.mu.Lock()
 	again := t.err != nil && t.err.Error() == err.Error()
-	t.err = err
+	t.setErrorLocked(err, s.loop.Now())
 	a := t.assigned
 	t.mu.Unlock()
 	if !again {

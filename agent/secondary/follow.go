@@ -260,7 +260,7 @@ func (s *Secondary) otherRecords(v wire.VolumeID) []record {
 func (s *Secondary) setError(t *target, err error) {
 	t.mu.Lock()
 	changed := err != nil && (t.err == nil || t.err.Error() != err.Error())
-	t.err = err
+	t.setErrorLocked(err, s.loop.Now())
 	a := t.assigned
 	t.mu.Unlock()
 	if changed {

@@ -175,6 +175,10 @@ func TestDeviceErrors(t *testing.T) {
 			waitFor(c, "the error in the status", func(s secondary.TargetStatus) bool {
 				return strings.Contains(s.Error, "input/output error")
 			})
+			c.Wait("the fault to be named", func() bool {
+				f := c.Agent(1).Secondary.Faults()
+				return len(f) == 1 && f[0].Name == secondary.TargetFailed && f[0].Volume == 1 && f[0].For > 0
+			})
 			heal()
 			p.WaitApplied(set)
 			p.CheckTarget()
@@ -182,6 +186,9 @@ func TestDeviceErrors(t *testing.T) {
 				t.Errorf("the device was opened %d times", opened.Load())
 			}
 			waitFor(c, "a healthy target", func(s secondary.TargetStatus) bool { return s.Error == "" && s.Open })
+			if f := c.Agent(1).Secondary.Faults(); len(f) > 0 {
+				t.Errorf("faults of a healthy target: %v", f)
+			}
 		})
 	}
 }

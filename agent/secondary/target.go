@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/export"
@@ -59,6 +60,7 @@ type target struct {
 	fresh    wire.Set          // nothing of this set, nor of a later one, was written before the device was opened
 	begunIn  portions          // what writes of one set began in since then
 	err      error             // why it is not open, or what failed last
+	errSince time.Duration     // when it was nil before
 	exported nbd.Export        // set while it is served
 }
 

@@ -17,9 +17,12 @@ func volumeCreateCommand() *cobra.Command {
 		Use: "create GROUP/VOLUME", Short: "Make a volume; its first copy begins at once",
 		Long: "Make a volume out of a file or block device on a primary and one of at least that size on a secondary.\n" +
 			"What the target holds is overwritten; with --seeded it is compared with the source, by digests under live writes, and only\n" +
-			"what differs is copied: fill it by hand before, from a snapshot or a backup. Applications must use the source through the primary's NBD export from now on.",
-		Example: "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy",
-		Args:    usage(cobra.ExactArgs(1)),
+			"what differs is copied: fill it by hand before, from a snapshot or a backup. Applications must use the source through the primary's NBD export from now on.\n" +
+			"The primary remembers in a bitmap where the two may differ: in its state directory or, with --bitmap-at-end, in the last\n" +
+			"bytes of the source (4 KiB to 136 KiB), which must be zero. The volume is so much smaller.",
+		Example: "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy\n" +
+			"  flotilla volume create db/data --primary host-a --source /dev/vg/data --bitmap-at-end --secondary host-b --target /dev/vg/copy",
+		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, err := splitVolume(args[0])
 			if err != nil {
@@ -27,12 +30,8 @@ func volumeCreateCommand() *cobra.Command {
 			}
 			q.Name = name
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-				if q.Size == 0 {
-					d, err := client.Device(ctx, q.Primary, q.Source)
-					if err != nil {
-						return fmt.Errorf("find the source's size on %s: %w", q.Primary, err)
-					}
-					q.Size = d.Size
+				if err := sizeOf(ctx, client, &q); err != nil {
+					return err
 				}
 				if err := client.Call(ctx, http.MethodPost, api.GroupPath(group)+"/volumes", q, nil); err != nil {
 					return err
@@ -43,7 +42,8 @@ func volumeCreateCommand() *cobra.Command {
 		},
 	}
 	conn.flags(c)
-	c.Flags().Var(sizeFlag{&q.Size}, "size", "size of the volume (default: that of the source)")
+	c.Flags().Var(sizeFlag{&q.Size}, "size", "size of the volume (default: that of the source, less the bitmap at its end)")
+	c.Flags().BoolVar(&q.BitmapAtEnd, "bitmap-at-end", false, "keep the bitmap at the end of the source, so that it goes where the device goes")
 	for _, f := range []struct {
 		to         *string
 		name, help string
@@ -57,6 +57,29 @@ func volumeCreateCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&q.Seeded, "seeded", false, "the target was filled by hand: compare it, and copy what differs")
 	return required(c, "primary", "source", "secondary", "target")
+}
+
+// sizeOf makes a size that was not given that of the source, and refuses a volume that leaves no room for its bitmap.
+func sizeOf(ctx context.Context, client *api.Client, q *api.VolumeRequest) error {
+	if q.Size != 0 && !q.BitmapAtEnd {
+		return nil
+	}
+	d, err := client.Device(ctx, q.Primary, q.Source)
+	if err != nil {
+		return fmt.Errorf("find the source's size on %s: %w", q.Primary, err)
+	}
+	room := d.Size
+	if q.BitmapAtEnd {
+		room = d.SizeWithBitmap
+	}
+	switch {
+	case q.BitmapAtEnd && (room == 0 || q.Size > room):
+		return fmt.Errorf("create volume %s: %s has %d bytes, and room for a volume of %d with its bitmap behind it: make the volume, and the file system in it, that small, or enlarge the source",
+			q.Name, q.Source, d.Size, room)
+	case q.Size == 0:
+		q.Size = room
+	}
+	return nil
 }
 
 // required makes a command refuse to run without some flags.

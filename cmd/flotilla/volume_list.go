@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"flotilla/agent/api"
@@ -44,7 +45,7 @@ func printVolumes(w io.Writer, groups []api.Group) error {
 	}
 	for i := range groups {
 		for _, v := range groups[i].Volumes {
-			row := []string{groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v)}
+			row := []string{groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v) + faultText(&v)}
 			if attached {
 				row = append(row, deviceText(v.Device))
 			}
@@ -52,6 +53,14 @@ func printVolumes(w io.Writer, groups []api.Group) error {
 		}
 	}
 	return table(w, rows)
+}
+
+// faultText names what the disks of a volume fail at.
+func faultText(v *api.Volume) string {
+	if len(v.Faults) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(v.Faults, ", ")
 }
 
 // copyText says how the copy of a volume stands.

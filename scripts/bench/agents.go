@@ -21,8 +21,11 @@ const (
 
 // clusterKind is a shape of cluster.
 type clusterKind struct {
-	name   string
-	agents []member
+	name     string
+	agents   []member
+	state    string // directory of the first one's state; beside the others' when empty
+	settings string // further lines of its file
+	tail     int64  // bytes of its volume that are sparse and not written, behind the others
 }
 
 // member is one agent to be.
@@ -34,8 +37,8 @@ type member struct {
 
 // The clusters. The first agent founds, and is the primary; the last one is the secondary.
 var (
-	alone      = clusterKind{"alone", []member{{"primary", "primary, secondary", "primary"}}}
-	replicated = clusterKind{"replicated", []member{
+	alone      = clusterKind{name: "alone", agents: []member{{"primary", "primary, secondary", "primary"}}}
+	replicated = clusterKind{name: "replicated", agents: []member{
 		{"primary", "primary", "primary"},
 		{"backup1", "backup", "components"}, {"backup2", "backup", "components"}, {"backup3", "backup", "components"},
 		{"secondary", "secondary", "secondary"},
@@ -78,8 +81,15 @@ func startAgents(ctx context.Context, o options, dir string, kind clusterKind) (
 		a := &runningAgent{
 			member: m, config: filepath.Join(dir, m.name+".yaml"), state: filepath.Join(dir, m.name), nbd: filepath.Join(dir, m.name+".nbd"),
 		}
-		text := fmt.Sprintf("name: %s\nlisten: 127.0.0.1:%d\nstate_dir: %s\nroles: [%s]\njournal: {limit: %dMiB}\nnbd: {unix: %s}\nlog: {level: info}\ndebug: {profiles: %v}\n",
-			m.name, ports[i], a.state, m.roles, journalLimit>>20, a.nbd, o.profiles != "")
+		more := ""
+		if i == 0 {
+			more = kind.settings
+			if kind.state != "" {
+				a.state = kind.state
+			}
+		}
+		text := fmt.Sprintf("name: %s\nlisten: 127.0.0.1:%d\nstate_dir: %s\nroles: [%s]\njournal: {limit: %dMiB}\nnbd: {unix: %s}\nlog: {level: info}\ndebug: {profiles: %v}\n%s",
+			m.name, ports[i], a.state, m.roles, journalLimit>>20, a.nbd, o.profiles != "", more)
 		if err := os.WriteFile(a.config, []byte(text), 0o600); err != nil {
 			return nil, fmt.Errorf("write an agent's file: %w", err)
 		}

@@ -10,7 +10,8 @@
 // A row is a fio job. It is measured in pairs: the same job against nbdkit and against a volume, one after the other,
 // the first of them in turn; the row's ratio is the median of the pairs' ratios, so that what else happens on the machine
 // hits both. After each run of a replicated row everything must be applied, and source and target are compared byte
-// by byte: a wrong copy is an error and not a figure. The cluster that is not measured is not running.
+// by byte: a wrong copy is an error and not a figure. The cluster that is not measured is not running. One row, log/…, compares
+// with no peer but a volume with its activity log with the same without.
 //
 //	main.go     flags, and the order of things
 //	tools.go    programs that must be there, places, ports
@@ -20,6 +21,7 @@
 //	peer.go     nbdkit
 //	fio.go      jobs, and what fio says of them
 //	rows.go     the rows, and how one is measured
+//	logged.go   those of the activity log
 //	report.go   the table and the JSON lines
 package main
 
@@ -136,6 +138,9 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 		if err := measureCluster(ctx, o, dir, kind, rows, rep); err != nil {
 			return fmt.Errorf("%s: %w", kind.name, err)
 		}
+	}
+	if err := measureLogged(ctx, o, dir, rows, rep); err != nil {
+		return fmt.Errorf("%s: %w", loggedName, err)
 	}
 	rep.foot()
 	return ctx.Err()

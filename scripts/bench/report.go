@@ -107,9 +107,9 @@ func load() string {
 func (r *report) row(x row, parts []string, pairs []pair) {
 	iops := func(p *pair) float64 { return p.own.iops }
 	peer := func(p *pair) float64 { return p.peer.iops }
-	r.against(x.name(), x.aim, pairs, iops, peer, "IOPS")
+	r.against(x.name(), x.aim, pairs, iops, peer, "IOPS", peerName)
 	if x.cluster == replicated.name {
-		r.against(x.name()+"/applied", x.aim, pairs, func(p *pair) float64 { return p.applied }, peer, "IOPS")
+		r.against(x.name()+"/applied", x.aim, pairs, func(p *pair) float64 { return p.applied }, peer, "IOPS", peerName)
 		drain := median(pairs, func(p *pair) float64 { return p.drain.Seconds() })
 		r.emit(x.name()+"/drain", drain, "s")
 		r.detail("%s: everything was applied %.2f s after the run (a set's period is 1 s)", x.name(), drain)
@@ -139,8 +139,8 @@ func (r *report) row(x row, parts []string, pairs []pair) {
 		x.name(), strings.Join(text, ", "), all, peerAll, own99, peer99)
 }
 
-// against reports a figure of the pairs and its ratio to another.
-func (r *report) against(name string, aim float64, pairs []pair, own, peer func(*pair) float64, unit string) {
+// against reports a figure of the pairs and its ratio to that of a peer.
+func (r *report) against(name string, aim float64, pairs []pair, own, peer func(*pair) float64, unit, peerName string) {
 	ratio := func(p *pair) float64 { return own(p) / peer(p) }
 	least, most := ratio(&pairs[0]), ratio(&pairs[0])
 	for i := range pairs {

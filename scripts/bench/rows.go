@@ -26,6 +26,7 @@ var allRows = []row{
 	{job{rw: "write", block: "1m", depth: 4}, alone.name, 0.8},
 	{job{rw: "read", block: "1m", depth: 4}, alone.name, 0.8},
 	{job{rw: "randread", block: "4k", depth: 32}, alone.name, 0.8},
+	{job{rw: "randwrite", block: "4k", depth: 32, fresh: true}, loggedName, 0.95},
 	// Fresh data, or frames would be smaller than what an application writes: fio's own buffers repeat themselves.
 	{job{rw: "randwrite", block: "4k", depth: 32, fresh: true}, replicated.name, 0.3},
 }

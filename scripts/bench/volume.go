@@ -39,8 +39,9 @@ func createVolume(ctx context.Context, c *agents, size int64) (*volume, error) {
 	if err := fill(v.source, size); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.WriteFile(v.target, nil, 0o600), os.Truncate(v.target, size)); err != nil {
-		return nil, fmt.Errorf("make the target: %w", err)
+	whole := size + c.kind.tail
+	if err := errors.Join(os.Truncate(v.source, whole), os.WriteFile(v.target, nil, 0o600), os.Truncate(v.target, whole)); err != nil {
+		return nil, fmt.Errorf("make source and target: %w", err)
 	}
 	if _, err := c.command(ctx, "group", "create", groupName, "--mode", "async"); err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func createVolume(ctx context.Context, c *agents, size int64) (*volume, error) {
 	return v, v.compare()
 }
 
-func (v *volume) replicated() bool { return v.cluster.kind.name == replicated.name }
+func (v *volume) replicated() bool { return v.cluster.kind.name != alone.name }
 
 // position is where a group's stream stands.
 type position struct {

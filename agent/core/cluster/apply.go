@@ -42,6 +42,8 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return s.createVolume(c.CreateVolume)
 	case c.DeleteVolume != nil:
 		return 0, s.deleteVolume(c.DeleteVolume)
+	case c.RecopyVolume != nil:
+		return 0, s.recopyVolume(index, c.RecopyVolume)
 	case c.RemovePrimary != nil:
 		return 0, s.removePrimary(c.RemovePrimary)
 	case c.AllowInconsistent != nil:
@@ -358,11 +360,7 @@ func (g *Group) commit(c *Commit) {
 			}
 		}
 	}
-	for _, id := range c.Copied {
-		if v := g.Volumes[id]; v != nil && v.CopiedAt == 0 && v.Removed == nil {
-			v.CopiedAt, v.InPlace = c.UpTo, false
-		}
-	}
+	g.copied(c)
 	label := c.Label
 	if n := len(g.Points); n > 0 {
 		label = max(label, g.Points[n-1].Label)

@@ -23,6 +23,7 @@ type Command struct {
 	DeleteGroup  *DeleteGroup  `cbor:",omitempty"`
 	CreateVolume *CreateVolume `cbor:",omitempty"`
 	DeleteVolume *DeleteVolume `cbor:",omitempty"`
+	RecopyVolume *RecopyVolume `cbor:",omitempty"`
 
 	RemovePrimary *RemovePrimary `cbor:",omitempty"`
 
@@ -121,9 +122,14 @@ type (
 		Secondary wire.AgentID
 		Target    string
 		Seeded    bool `cbor:",omitempty"`
+		// BitmapAtEnd is kept, see Volume.
+		BitmapAtEnd bool `cbor:",omitempty"`
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }
+
+	// RecopyVolume says that a volume's target has become another device, which holds nothing of it: the first copy begins anew.
+	RecopyVolume struct{ Volume wire.VolumeID }
 
 	// RemovePrimary takes a primary's volumes out of a group that has others. Force is needed where acknowledged writes
 	// are dropped by it.
@@ -208,6 +214,8 @@ type (
 		View   wire.View
 		Ends   []IncEnd
 		Copied []wire.VolumeID // volumes whose first copy is whole at UpTo
+		// Copies are the Copy of each of Copied that this was said of; nil where all are 0.
+		Copies []uint64 `cbor:",omitempty"`
 		Label  int64
 	}
 	// IncEnd is how far an incarnation has come at the end of a committed run.

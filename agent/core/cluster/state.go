@@ -206,6 +206,11 @@ type Volume struct {
 	InPlace  bool `cbor:",omitempty"` // it had a first copy, and an operator allows its resync to be applied in place
 	// Seeded says that the target was filled by hand: the first copy compares, and copies what differs.
 	Seeded bool `cbor:",omitempty"`
+	// Copy is the index of the command by which the target was last said to hold nothing of the volume, 0 for never. The bits of another
+	// copy say nothing of this one, nor does what an older incarnation says of a copy.
+	Copy uint64 `cbor:",omitempty"`
+	// BitmapAtEnd says that the primary keeps the bitmap at the end of the source, behind Size, and not in its state directory.
+	BitmapAtEnd bool `cbor:",omitempty"`
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }
