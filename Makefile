@@ -1,6 +1,6 @@
 # Targets:
 #   make build   bin/flotilla, one static binary
-#   make test    vet, staticcheck, every test under the race detector; installs missing tools on Debian as root
+#   make test    vet, staticcheck, every test, under the race detector but for the simulator; installs missing tools on Debian as root
 #   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
 #   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
