@@ -111,13 +111,16 @@ func (s *apiServer) getLocal(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *apiServer) getDevice(w http.ResponseWriter, r *http.Request) error {
 	path := r.URL.Query().Get("path")
-	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: true, Buffered: true})
+	seen, err := blockdev.Inspect(path)
 	if err != nil {
 		return &api.Error{Code: api.Invalid, Text: err.Error()}
 	}
-	answer := api.Device{Path: path, Size: dev.Size(), SizeWithBitmap: primary.SizeWithBitmap(dev.Size())}
-	if err := dev.Close(); err != nil {
-		return err
+	answer := api.Device{Path: path, Size: seen.Size, SizeWithBitmap: primary.SizeWithBitmap(seen.Size), Signatures: seen.Signatures}
+	if seen.Block {
+		answer.LogicalBlock = seen.BlockSizes.Logical
+	}
+	for _, u := range seen.Uses {
+		answer.Uses = append(answer.Uses, u.String())
 	}
 	writeJSON(w, http.StatusOK, answer)
 	return nil
@@ -302,6 +305,7 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
 			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded, BitmapAtEnd: q.BitmapAtEnd,
+			Overwrite: q.Force,
 		}}, nil
 	})
 }

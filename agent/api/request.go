@@ -48,6 +48,8 @@ type VolumeRequest struct {
 	BitmapAtEnd bool `json:"bitmap_at_end,omitempty"`
 	// Seeded says that the target was filled by hand: it is compared, and what differs is copied.
 	Seeded bool `json:"seeded,omitempty"`
+	// Force says that what the target holds may be overwritten.
+	Force bool `json:"force,omitempty"`
 }
 
 // Made answers a request that made something.
@@ -166,6 +168,12 @@ type Device struct {
 	Size int64  `json:"size_bytes"`
 	// SizeWithBitmap is how large a volume it has room for with the bitmap behind it; 0 where there is no room.
 	SizeWithBitmap int64 `json:"size_with_bitmap_bytes"`
+	// LogicalBlock is the sector size of a block device in bytes; 0 of a file, and from an older agent.
+	LogicalBlock int `json:"logical_block_bytes,omitempty"`
+	// Uses says what keeps the device from being taken: by whom it is used, and what ends that.
+	Uses []string `json:"uses,omitempty"`
+	// Signatures names what it holds: file systems, partition tables and the like.
+	Signatures []string `json:"signatures,omitempty"`
 }
 
 // Event is something that happened on one agent.

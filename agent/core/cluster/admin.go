@@ -216,6 +216,7 @@ func (s *State) createVolume(c *CreateVolume) (uint64, error) {
 	v := &Volume{
 		ID: s.NextVolume, Name: c.Name, Size: c.Size,
 		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target, Seeded: c.Seeded, BitmapAtEnd: c.BitmapAtEnd,
+		Overwrite: c.Overwrite,
 	}
 	s.NextVolume++
 	g.Volumes[v.ID] = v

@@ -122,8 +122,9 @@ type (
 		Secondary wire.AgentID
 		Target    string
 		Seeded    bool `cbor:",omitempty"`
-		// BitmapAtEnd is kept, see Volume.
+		// BitmapAtEnd and Overwrite are kept, see Volume.
 		BitmapAtEnd bool `cbor:",omitempty"`
+		Overwrite   bool `cbor:",omitempty"`
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }

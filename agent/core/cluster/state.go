@@ -211,6 +211,8 @@ type Volume struct {
 	Copy uint64 `cbor:",omitempty"`
 	// BitmapAtEnd says that the primary keeps the bitmap at the end of the source, behind Size, and not in its state directory.
 	BitmapAtEnd bool `cbor:",omitempty"`
+	// Overwrite says that the secondary may claim a target that holds something, such as a file system.
+	Overwrite bool `cbor:",omitempty"`
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }
