@@ -168,26 +168,3 @@ func TestSpillLate(t *testing.T) {
 		})
 	}
 }
-
-// BenchmarkSpillable looks for payloads in a long queue of which most was spilled.
-func BenchmarkSpillable(b *testing.B) {
-	n, s := sourceOf(b, nil)
-	s.folding.on = false
-	for i := range 100_000 {
-		submit(b, n, time.Second, i%(1<<13))
-	}
-	for {
-		if inc, out := n.Spillable(1, 0, 1<<30, true); len(out) == 0 {
-			break
-		} else {
-			n.Spilled(time.Second, 1, inc, nil)
-		}
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		submit(b, n, time.Second, 1)
-		if _, out := n.Spillable(1, 16<<20, 1<<20, true); len(out) != 1 {
-			b.Fatal(len(out))
-		}
-	}
-}
