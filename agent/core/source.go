@@ -38,8 +38,8 @@ type item struct {
 	set     wire.Set
 	handle  any
 	held    bool
-	spilled bool  // its data are not in memory, see spill.go
-	at      int64 // what was numbered before it in this incarnation, in bytes
+	spilled uint32 // the length of its data while they are not in memory, see spill.go; 0 while they are
+	at      int64  // what was numbered before it in this incarnation, in bytes
 	since   time.Duration
 	flight  uint64 // number of the frame it went out in, 0 while it is queued
 	pair    cluster.Pair
@@ -198,10 +198,7 @@ func (it *item) cost() int64 { return it.size() + updateOverhead }
 
 // size is the length of the update's data.
 func (it *item) size() int64 {
-	if it.spilled {
-		return int64(it.u.Length)
-	}
-	return int64(len(it.u.Data))
+	return int64(it.spilled) + int64(len(it.u.Data))
 }
 
 // number gives the next seq and queues the update.

@@ -52,7 +52,7 @@ func (n *Node) Spillable(g wire.GroupID, keep, maxBytes int64, open bool) (inc w
 		if it.set >= s.open && s.open != 0 && !open {
 			break
 		}
-		if it.u.Kind == wire.KindWrite && it.waits() && it.handle != nil && !it.spilled {
+		if it.u.Kind == wire.KindWrite && it.waits() && it.handle != nil && it.spilled == 0 {
 			if n := it.cost(); len(out) > 0 && n > maxBytes {
 				break
 			}
@@ -79,8 +79,8 @@ func (n *Node) Spilled(now time.Duration, g wire.GroupID, inc wire.Incarnation, 
 		drop := p.Handle
 		if it := s.spillable(inc, p.Seq); it != nil {
 			drop, it.handle = it.handle, p.Handle
-			it.u.Data, it.spilled = nil, true
-			s.spill.bytes += int64(it.u.Length)
+			it.u.Data, it.spilled = nil, uint32(len(it.u.Data))
+			s.spill.bytes += int64(it.spilled)
 			s.spill.updates++
 		}
 		n.eff.Release = append(n.eff.Release, drop)
@@ -94,7 +94,7 @@ func (s *source) spillable(inc wire.Incarnation, seq wire.Seq) *item {
 		return nil
 	}
 	it := s.pending[seq-s.pending[0].u.Seq]
-	if it.u.Kind != wire.KindWrite || it.handle == nil || it.spilled || !it.waits() {
+	if it.u.Kind != wire.KindWrite || it.handle == nil || it.spilled != 0 || !it.waits() {
 		return nil
 	}
 	return it
@@ -102,10 +102,10 @@ func (s *source) spillable(inc wire.Incarnation, seq wire.Seq) *item {
 
 // unspill says that a payload is not needed any more.
 func (s *source) unspill(it *item) {
-	if it.spilled {
-		it.spilled = false
-		s.spill.bytes -= int64(it.u.Length)
+	if it.spilled != 0 {
+		s.spill.bytes -= int64(it.spilled)
 		s.spill.updates--
+		it.spilled = 0
 	}
 }
 

@@ -31,7 +31,7 @@ func counted(t *testing.T, s *source) {
 	t.Helper()
 	var bytes, updates, queued int64
 	for _, it := range s.pending {
-		if it.spilled {
+		if it.spilled != 0 {
 			bytes, updates = bytes+int64(it.u.Length), updates+1
 			if it.u.Data != nil || it.u.Kind != wire.KindWrite || it.handle == nil {
 				t.Errorf("seq %d is spilled: %+v", it.u.Seq, it)

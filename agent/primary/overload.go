@@ -2,6 +2,7 @@ package primary
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"flotilla/agent/core"
@@ -206,7 +207,7 @@ func (g *group) figuresLocked(queue int64, room *spoolRoom) []any {
 		attrs = append(attrs, "spooled_bytes", room.live, "spool_bytes", room.limit)
 	}
 	if in, ok := g.fullInLocked(queue, room); ok {
-		attrs = append(attrs, "full_in", in.Round(100*time.Millisecond))
+		attrs = append(attrs, "full_in_seconds", math.Round(in.Seconds()*10)/10)
 	}
 	return attrs
 }
@@ -252,7 +253,7 @@ func (g *group) suspend(reason string) {
 	if room.limit > 0 || room.taken > 0 {
 		attrs = append(attrs, "spooled_bytes", room.live, "spool_bytes", room.limit)
 	}
-	attrs = append(attrs, "full_in", time.Duration(0))
+	attrs = append(attrs, "full_in_seconds", 0.0)
 	g.mu.Unlock()
 	g.p.loop.Do(func(n *core.Node, now time.Duration) { n.Suspend(now, g.id) })
 	kick(g.spillNow) // what it had is given back

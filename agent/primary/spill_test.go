@@ -126,7 +126,7 @@ func TestSpill(t *testing.T) {
 			t.Errorf("steps %v", steps)
 		}
 		for _, step := range steps {
-			if in, ok := last[step]["full_in"].(time.Duration); !ok || in <= 0 {
+			if in, ok := last[step]["full_in_seconds"].(float64); !ok || in <= 0 {
 				t.Errorf("%s: full in %v", step, last[step])
 			}
 		}
@@ -210,7 +210,7 @@ func TestFullSpool(t *testing.T) {
 		if !slices.Equal(steps, []string{"pace", "spill", "pace", "suspend", "over"}) {
 			t.Errorf("steps %v", steps)
 		}
-		if s := last["suspend"]; s["full_in"] != time.Duration(0) || s["spooled_bytes"].(int64) < 14<<20 {
+		if s := last["suspend"]; s["full_in_seconds"] != 0.0 || s["spooled_bytes"].(int64) < 14<<20 {
 			t.Errorf("suspended with %v", s)
 		}
 		w.eventually("the spool is given back", func() bool { return w.host.p.Status().Spool == 0 })
