@@ -113,9 +113,10 @@ func (g *group) begin() {
 	g.stop = stop
 	g.done.Go(func() { g.runCopier(ctx) })
 	g.done.Go(func() { g.runChecker(ctx) })
+	g.done.Go(func() { g.runSpiller(ctx) })
 }
 
-// end stops the group's copier and checker. Its volumes are closed.
+// end stops the group's copier, checker and spiller. Its volumes are closed.
 func (g *group) end() {
 	g.stop()
 	g.done.Wait()

@@ -30,6 +30,7 @@ type sourceGroup struct {
 	cleaning bool
 	copying  bool
 	queue    queueSeen
+	spilling bool
 	waiting  int    // writes that are not answered
 	looked   uint64 // index of the state in which removed looked last
 }
@@ -91,6 +92,7 @@ func (s *sourceGroup) followNode() {
 		return
 	}
 	s.overload(v)
+	s.spill(v)
 	if v.Inc == 0 {
 		s.tellNeed()
 	}
@@ -168,6 +170,9 @@ func (h *host) scheduleSend() {
 			}
 			out := h.node.NextFrame(h.time(), to, most)
 			if out == nil {
+				continue
+			}
+			if !h.unspill(out) {
 				continue
 			}
 			for i := range out.Updates {

@@ -148,6 +148,7 @@ type Group struct {
 	PortionSize uint64 // bytes
 	ResyncRate  int64  `cbor:",omitempty"` // of each primary's copies, bytes a second; 0: no ceiling
 	Bandwidth   int64  `cbor:",omitempty"` // of what each primary sends, bytes a second; 0 for no limit
+	Spool       int64  `cbor:",omitempty"` // of each primary's spool, bytes; 0: DefaultSpool, less: none. See SpoolBytes
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
