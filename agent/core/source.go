@@ -381,7 +381,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	}
 	v := GroupView{
 		Group: g, Inc: s.inc, Mode: grp.Mode, Open: s.open, Applied: grp.Applied,
-		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued, Folded: s.folding.pending,
+		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet, Queued: s.queued, Folded: s.folding.pending,
 	}
 	if inc := grp.Inc(s.inc); inc != nil {
 		v.Whole = inc.Whole != 0
