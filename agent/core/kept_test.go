@@ -29,7 +29,7 @@ type keptModel struct {
 	stream        []keptUpdate
 	seals         map[int]int // of ended incarnations
 	firsts        map[int]int
-	ended, last   int
+	last          int
 	givenUp       wire.Set
 	applied       wire.Set
 	value, points int
