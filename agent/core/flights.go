@@ -231,6 +231,9 @@ func (s *source) resend() {
 	n := s.n
 	var due []uint64
 	for no, fl := range s.flights {
+		if fl.retryAt == 0 && n.now-fl.at < n.cfg.ResendAfter {
+			continue // as a rule
+		}
 		ack := s.acks[track{fl.to, fl.pair}]
 		if ack.lost(no, fl.at, n.now, n.cfg.ResendAfter) || (fl.retryAt != 0 && n.now >= fl.retryAt) {
 			due = append(due, no)

@@ -187,8 +187,15 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 			c.mirrorFrame(f, r, b)
 		}
 	}
+	var h *holding
 	for i := range b.Updates {
-		if e := c.find(b, &b.Updates[i]); e != nil {
+		if p := b.Updates[i].PortionID(); i == 0 || p != b.Updates[i-1].PortionID() {
+			h = c.at(b.Group, b.Set, p)
+		}
+		if h == nil {
+			continue
+		}
+		if e := h.find(b.Updates[i].Seq); e != nil {
 			w.entries = append(w.entries, e)
 			if asMirror && r.Flags&toOwner != 0 {
 				c.copiedAt(e, from) // the mirror brings what it has on its disk

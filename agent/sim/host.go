@@ -53,6 +53,8 @@ type host struct {
 	primary map[wire.VolumeID]*volume
 	groups  []*sourceGroup // of its volumes
 	handles int            // payload handles given and not released
+	guard   func() bool    // see alive
+	guardOf int            // the process that it is of
 }
 
 func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host {
@@ -194,8 +196,11 @@ func (h *host) kill(power bool) {
 
 // alive returns a guard for events of this process.
 func (h *host) alive() func() bool {
-	run := h.run
-	return func() bool { return h.node != nil && h.run == run }
+	if h.guardOf != h.run || h.guard == nil {
+		run := h.run
+		h.guard, h.guardOf = func() bool { return h.node != nil && h.run == run }, run
+	}
+	return h.guard
 }
 
 // do calls the node and performs what it wants done.

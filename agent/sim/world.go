@@ -82,7 +82,7 @@ type World struct {
 	lose      int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
-	sentAs  map[sentID]wire.Kind
+	sentAs  map[wire.Incarnation][]wire.Kind // by seq, 0 for what was not sent
 	oracle  *oracle
 	stats   Stats
 	failure error
@@ -159,7 +159,7 @@ func Run(opt Options) (stats Stats, err error) {
 // newWorld returns a world without hosts.
 func newWorld(opt Options) *World {
 	return &World{
-		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[sentID]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[wire.Incarnation][]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
 		copyTakes: 6 * time.Millisecond,
 	}
 }
