@@ -18,6 +18,8 @@ wanted=(
 	busybox:busybox-static
 	python3:python3
 	linux.uml:user-mode-linux
+	nbd-client:nbd-client
+	drbdmeta:drbd-utils
 	losetup:util-linux
 	ip:iproute2
 	tc:iproute2

@@ -25,8 +25,8 @@ type Member struct {
 	Roles    string // as in the agent's file: "backup", or "primary, secondary"
 	Settings string // further lines of its file, each with its newline
 
-	// Namespace is the network it is in, and Address the host:port at which it listens there. Without a namespace it is in
-	// this program's, and gets a free port of the loopback.
+	// Namespace is the network it is in, this program's where it is nil, and Address the host:port at which it listens
+	// there. Without an address it gets a free port of this program's loopback.
 	Namespace *Namespace
 	Address   string
 }
@@ -74,7 +74,7 @@ func (f *Fleet) Add(m Member) (*Host, error) {
 		return nil, fmt.Errorf("%w: the socket %s would have a path of %d bytes, the kernel takes %d: set TMPDIR to a shorter directory",
 			ErrDirectory, h.Socket(), len(h.Socket()), maxSocketPath)
 	}
-	if h.Namespace == nil {
+	if h.Address == "" {
 		var err error
 		if h.door, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return nil, fmt.Errorf("find a port for %s: %w", h.Name, err)
