@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"flotilla/agent/api"
 )
@@ -54,6 +55,8 @@ func (h *Host) Started() bool { return h.process != nil }
 type Fleet struct {
 	Spawn *Spawner
 	Hosts []*Host // the founder of the cluster first
+	// Starting is how long an agent may take until it answers: StartTime unless said.
+	Starting time.Duration
 
 	program string
 	dir     string
@@ -63,7 +66,7 @@ type Fleet struct {
 
 // New returns a fleet without hosts, whose files will be in dir. fail is called when an agent ends that nobody killed.
 func New(program, dir string, fail context.CancelCauseFunc) *Fleet {
-	return &Fleet{Spawn: NewSpawner(), program: program, dir: dir, fail: fail}
+	return &Fleet{Spawn: NewSpawner(), Starting: StartTime, program: program, dir: dir, fail: fail}
 }
 
 // Add makes the files of a host and takes a port for it.
@@ -153,7 +156,7 @@ func (f *Fleet) Start(ctx context.Context, h *Host) error {
 	if err := f.Launch(h); err != nil {
 		return err
 	}
-	return Until(ctx, StartTime, "agent "+h.Name+" answers", func(ctx context.Context) (bool, error) {
+	return Until(ctx, f.Starting, "agent "+h.Name+" answers", func(ctx context.Context) (bool, error) {
 		s, err := h.API.Status(ctx)
 		return err == nil && s.Complete, IgnoreUnreached(err)
 	})

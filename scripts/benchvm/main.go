@@ -83,7 +83,7 @@ func main() {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
 	case interrupted:
-		fmt.Fprintln(os.Stderr, "benchvm: interrupted; everything was taken away")
+		fmt.Fprintln(os.Stderr, "benchvm: interrupted; everything was taken away:", err)
 		os.Exit(130)
 	default:
 		fmt.Fprintln(os.Stderr, "benchvm:", err)
@@ -189,7 +189,7 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 	for i, b := range plan(o, rows) {
 		found, failure := boot(ctx, o, filepath.Join(dir, fmt.Sprint(i)), b, contents, rep)
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return errors.Join(context.Cause(ctx), failure)
 		}
 		for name, pairs := range found {
 			results[name] = append(results[name], pairs...)
@@ -206,8 +206,8 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 	return err
 }
 
-// bootTime is what a machine may take beyond its runs.
-const bootTime = 100 * time.Second
+// bootTime is what a machine may take beyond its runs: most of it only where others use this one.
+const bootTime = 4 * time.Minute
 
 // boot runs what is planned for one machine.
 func boot(ctx context.Context, o options, dir string, b bootPlan, contents map[string]string, rep *report) (map[string][]pair, error) {

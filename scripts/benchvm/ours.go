@@ -56,6 +56,7 @@ func startAlone(ctx context.Context, s specification, fail context.CancelCauseFu
 		return nil, err
 	}
 	o.fleet = fleet.New(s.Program, dir, fail)
+	o.fleet.Starting = waitTime
 	if _, err := o.fleet.Add(fleet.Member{Name: "a", Roles: "primary, secondary", Settings: settings}); err != nil {
 		return nil, err
 	}
@@ -73,6 +74,7 @@ func startSites(ctx context.Context, s specification, fail context.CancelCauseFu
 		return nil, err
 	}
 	o.fleet = fleet.New(s.Program, dir, fail)
+	o.fleet.Starting = waitTime
 	var err error
 	if o.there, err = o.fleet.Spawn.NewNamespace(); err != nil {
 		return nil, err
@@ -189,7 +191,7 @@ func (o *ours) add(who string, v *volume, primary, secondary string) error {
 	if err != nil {
 		return err
 	}
-	return fleet.Until(o.ctx, fleet.StartTime, "volume "+export(who)+" is attached", func(ctx context.Context) (bool, error) {
+	return fleet.Until(o.ctx, waitTime, "volume "+export(who)+" is attached", func(ctx context.Context) (bool, error) {
 		_, err := o.fleet.Command(ctx, "volume", "attach", export(who), "--timeout", "10m", "--config", config)
 		if err != nil && strings.Contains(err.Error(), "not served here") {
 			return false, nil
@@ -220,8 +222,8 @@ func (o *ours) begin(ctx context.Context, who, network string) error {
 	return errors.Join(words(ctx, "tc qdisc add dev "+linkHere+" root "+shapes[network]), o.atThere("tc qdisc add dev "+linkThere+" root "+shapes[network]))
 }
 
-// fresh is how long ago an agent was heard that is well.
-const fresh = 2.0
+// fresh is how long ago an agent was heard that is well, in seconds: it is pinged ten times in its patience.
+const fresh = 5.0
 
 func (o *ours) hears(s *api.Status) bool {
 	for _, a := range s.Agents {

@@ -185,4 +185,5 @@ func until(ctx context.Context, limit time.Duration, what string, done func() (b
 	}
 }
 
-const waitTime = 60 * time.Second
+// waitTime is what nothing takes, not even on a machine that does much else.
+const waitTime = 2 * time.Minute
