@@ -11,6 +11,7 @@
 #   make test-vm-qemu  the same in qemu with Debian's own kernel and two processors; takes about an hour
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
+#   make bench-vm  block devices in a virtual machine, beside nbdkit with nbd-client and beside DRBD; as root; BENCHVM_JSON=file, BENCHVM_FLAGS=-h for options
 #   make measure  how long writes stall when components die, takeovers, cuts, scaling; MEASURE_JSON=file, MEASURE_FLAGS=-h for options
 #   make bench-go  benchmarks of the packages
 #   make clean   what the others made
@@ -23,7 +24,7 @@ VM_TIME     ?= 15m
 VM_PATIENCE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net test-vm test-vm-qemu packages test-install demo bench measure bench-go clean
+.PHONY: build test test-deps vet sim test-net test-vm test-vm-qemu packages test-install demo bench bench-vm measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -78,6 +79,10 @@ demo: build
 bench: build
 	$(GO) build -o bin/bench ./scripts/bench
 	bin/bench $(BENCH_FLAGS)
+
+bench-vm: build test-deps
+	$(GO) build -o bin/benchvm ./scripts/benchvm
+	bin/benchvm $(BENCHVM_FLAGS)
 
 measure: build
 	$(GO) build -o bin/measure ./scripts/measure

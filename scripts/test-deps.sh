@@ -21,6 +21,8 @@ wanted=(
 	dmsetup:dmsetup
 	sfdisk:fdisk
 	setpriv:util-linux
+	nbd-client:nbd-client
+	drbdmeta:drbd-utils
 	losetup:util-linux
 	ip:iproute2
 	tc:iproute2

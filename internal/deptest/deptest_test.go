@@ -66,10 +66,15 @@ var allowed = map[string][]string{
 	"internal/nettest":  {"agent/api", "internal/fleet", "internal/workload"},
 	"internal/deptest":  {},
 
+	"internal/fio":          {},
+	"internal/judge":        {},
+	"internal/pages":        {},
+	"internal/uml":          {},
 	"internal/vmtest":       {},
 	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel", "nbd/nbdclient"},
-	"scripts/bench":         {"agent/api"},
-	"scripts/measure":       {"agent/api", "internal/fleet", "nbd/nbdclient"},
+	"scripts/bench":         {"agent/api", "internal/fio", "internal/judge"},
+	"scripts/benchvm":       {"agent/api", "internal/fio", "internal/fleet", "internal/judge", "internal/pages", "internal/uml"},
+	"scripts/measure":       {"agent/api", "internal/fleet", "internal/judge", "internal/pages", "nbd/nbdclient"},
 }
 
 // testOnly are packages that only tests, and each other, may import.

@@ -15,6 +15,7 @@
 //	namespace.go  hosts with a network of their own
 //	network.go    links between these, which go down and are slow
 //	wait.go       waiting for what an agent says
+//	applied.go    and until what was written is on the targets
 //	dial.go       clients of a host's volumes
 //	metrics.go    what an agent counts
 package fleet

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"flotilla/agent/api"
 )
@@ -27,8 +28,8 @@ type Member struct {
 	Journal  string // the limit of its journal; default 1GiB
 	Settings string // further lines of its file, each with its newline
 
-	// Namespace is the network it is in, and Address the host:port at which it listens there. Without a namespace it is in
-	// this program's, and gets a free port of the loopback unless it has an address.
+	// Namespace is the network it is in, this program's where it is nil, and Address the host:port at which it listens
+	// there. Without an address it gets a free port of this program's loopback.
 	Namespace *Namespace
 	Address   string
 
@@ -58,6 +59,8 @@ func (h *Host) Started() bool { return h.process != nil }
 type Fleet struct {
 	Spawn *Spawner
 	Hosts []*Host // the founder of the cluster first
+	// Starting is how long an agent may take until it answers: StartTime unless said.
+	Starting time.Duration
 
 	program string
 	dir     string
@@ -67,7 +70,7 @@ type Fleet struct {
 
 // New returns a fleet without hosts, whose files will be in dir. fail is called when an agent ends that nobody killed.
 func New(program, dir string, fail context.CancelCauseFunc) *Fleet {
-	return &Fleet{Spawn: NewSpawner(), program: program, dir: dir, fail: fail}
+	return &Fleet{Spawn: NewSpawner(), Starting: StartTime, program: program, dir: dir, fail: fail}
 }
 
 // Add makes the files of a host and takes a port for it.
@@ -78,7 +81,7 @@ func (f *Fleet) Add(m Member) (*Host, error) {
 		return nil, fmt.Errorf("%w: the socket %s would have a path of %d bytes, the kernel takes %d: set TMPDIR to a shorter directory",
 			ErrDirectory, h.Socket(), len(h.Socket()), maxSocketPath)
 	}
-	if h.Namespace == nil && h.Address == "" {
+	if h.Address == "" {
 		var err error
 		if h.door, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return nil, fmt.Errorf("find a port for %s: %w", h.Name, err)
@@ -157,7 +160,7 @@ func (f *Fleet) Start(ctx context.Context, h *Host) error {
 	if err := f.Launch(h); err != nil {
 		return err
 	}
-	return Until(ctx, StartTime, "agent "+h.Name+" answers", func(ctx context.Context) (bool, error) {
+	return Until(ctx, f.Starting, "agent "+h.Name+" answers", func(ctx context.Context) (bool, error) {
 		s, err := h.API.Status(ctx)
 		return err == nil && s.Complete, IgnoreUnreached(err)
 	})

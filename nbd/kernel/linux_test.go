@@ -113,3 +113,25 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		t.Error("an ordinary file was taken for a device")
 	}
 }
+
+// Each end of a pair takes a request of the largest size as a whole, before anybody reads.
+func TestPairHoldsALargeRequest(t *testing.T) {
+	ours, theirs, err := SocketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	f, err := ours.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	request := make([]byte, 28+512<<10)
+	for i, end := range []*os.File{f, theirs} {
+		n, err := unix.SendmsgN(int(end.Fd()), request, nil, nil, unix.MSG_DONTWAIT)
+		if n != len(request) || err != nil {
+			t.Errorf("end %d takes %d of %d bytes, %v", i, n, len(request), err)
+		}
+	}
+}

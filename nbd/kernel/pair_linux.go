@@ -8,11 +8,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// socketBuffer is what each socket of a pair holds on its way, in bytes: some of the largest requests or answers, so that who
+// sends one need not wait until it is read in pieces.
+const socketBuffer = 1 << 20
+
 // SocketPair returns two connected sockets: one for the server, one for the kernel, to be closed once the kernel has it.
 func SocketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", os.NewSyscallError("socketpair", err))
+	}
+	for _, fd := range fds {
+		// Who may not have more than the system's limit has that.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
+		}
 	}
 	theirs = os.NewFile(uintptr(fds[1]), "nbd")
 	ours, err = FileConn(os.NewFile(uintptr(fds[0]), "nbd"))

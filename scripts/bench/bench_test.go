@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"flotilla/internal/fio"
 )
 
 func TestParseCPU(t *testing.T) {
@@ -38,37 +40,13 @@ func TestParsePeak(t *testing.T) {
 	}
 }
 
-func TestParseFio(t *testing.T) {
-	const text = `fio: connected to NBD server
-{"jobs": [{"error": 0,
-  "read": {"iops": 0, "bw_bytes": 0},
-  "write": {"iops": 1234.5, "clat_ns": {"percentile": {"99.000000": 2000000}}}}]}`
-	got, err := parseFio([]byte(text), true)
-	if err != nil || got.iops != 1234.5 || got.p99 != 2*time.Millisecond {
-		t.Errorf("parseFio = %+v, %v", got, err)
-	}
-	for name, bad := range map[string]string{
-		"no reads":      text,
-		"failed I/O":    strings.Replace(strings.Replace(text, `"error": 0`, `"error": 5`, 1), `"iops": 0`, `"iops": 7`, 1),
-		"no jobs":       `{"jobs": []}`,
-		"not a word":    "",
-		"no JSON":       "fio: nothing",
-		"broken off":    text[:80],
-		"no brace read": "}",
-	} {
-		if got, err := parseFio([]byte(bad), false); err == nil {
-			t.Errorf("%s: parseFio = %+v, want an error", name, got)
-		}
-	}
-}
-
 func TestMedian(t *testing.T) {
 	of := func(values ...float64) float64 {
 		pairs := make([]pair, len(values))
 		for i, v := range values {
-			pairs[i].own.iops = v
+			pairs[i].own.IOPS = v
 		}
-		return median(pairs, func(p *pair) float64 { return p.own.iops })
+		return median(pairs, func(p *pair) float64 { return p.own.IOPS })
 	}
 	if a, b, c := of(3, 1, 2), of(4, 1, 3, 2), of(7); a != 2 || b != 2.5 || c != 7 {
 		t.Errorf("medians %v, %v, %v; want 2, 2.5, 7", a, b, c)
@@ -108,7 +86,7 @@ func TestReport(t *testing.T) {
 	pairs := make([]pair, 3)
 	for i := range pairs {
 		pairs[i] = pair{
-			own: outcome{iops: 300, p99: 2}, peer: outcome{iops: 1000, p99: 1}, applied: 100, updates: 600, peerCPU: time.Second,
+			own: fio.Outcome{IOPS: 300, P99: 2}, peer: fio.Outcome{IOPS: 1000, P99: 1}, applied: 100, updates: 600, peerCPU: time.Second,
 			used: usage{"primary": time.Second, "components": time.Second},
 		}
 	}

@@ -49,8 +49,8 @@ func measureLogged(ctx context.Context, o options, dir string, rows []row, rep *
 		for i := range o.pairs {
 			var on, off pair
 			steps := []func() error{
-				func() error { return on.runOwn(ctx, o, r.job, volumes[0]) },
-				func() error { return off.runOwn(ctx, o, r.job, volumes[1]) },
+				func() error { return on.runOwn(ctx, o, r.Job, volumes[0]) },
+				func() error { return off.runOwn(ctx, o, r.Job, volumes[1]) },
 			}
 			if i%2 == 1 {
 				slices.Reverse(steps)
@@ -63,7 +63,7 @@ func measureLogged(ctx context.Context, o options, dir string, rows []row, rep *
 			on.peer = off.own
 			pairs = append(pairs, on)
 		}
-		rep.against(r.name(), r.aim, pairs, func(p *pair) float64 { return p.own.iops }, func(p *pair) float64 { return p.peer.iops }, "IOPS", offName)
+		rep.against(r.name(), r.aim, pairs, func(p *pair) float64 { return p.own.IOPS }, func(p *pair) float64 { return p.peer.IOPS }, "IOPS", offName)
 		rep.detail("%s: the other figure is not nbdkit's but that of the same volume with activity_log.off", r.name())
 	}
 	return nil

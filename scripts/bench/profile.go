@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"flotilla/internal/fio"
 )
 
 // profile runs a job once more and takes the profiles of all agents meanwhile: the processor time of all of it, and at
 // its end what was allocated so far.
-func profile(ctx context.Context, o options, v *volume, j job) error {
+func profile(ctx context.Context, o options, v *volume, j fio.Job) error {
 	if err := os.MkdirAll(o.profiles, 0o755); err != nil {
 		return fmt.Errorf("make the directory of profiles: %w", err)
 	}
@@ -24,7 +26,7 @@ func profile(ctx context.Context, o options, v *volume, j job) error {
 	wg.Go(func() { _, errs[0] = runFio(ctx, o, j, v.uri) })
 	for i, a := range v.cluster.members {
 		wg.Go(func() {
-			base := filepath.Join(o.profiles, v.cluster.kind.name+"-"+j.name()+"-"+a.name)
+			base := filepath.Join(o.profiles, v.cluster.kind.name+"-"+j.Name()+"-"+a.name)
 			seconds := int((o.ramp + o.runtime) / time.Second)
 			errs[i+1] = errors.Join(
 				a.save(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, seconds)), base+".cpu"),

@@ -105,8 +105,8 @@ func load() string {
 
 // row reports the pairs of a row.
 func (r *report) row(x row, parts []string, pairs []pair) {
-	iops := func(p *pair) float64 { return p.own.iops }
-	peer := func(p *pair) float64 { return p.peer.iops }
+	iops := func(p *pair) float64 { return p.own.IOPS }
+	peer := func(p *pair) float64 { return p.peer.IOPS }
 	r.against(x.name(), x.aim, pairs, iops, peer, "IOPS", peerName)
 	if x.cluster == replicated.name {
 		r.against(x.name()+"/applied", x.aim, pairs, func(p *pair) float64 { return p.applied }, peer, "IOPS", peerName)
@@ -115,7 +115,7 @@ func (r *report) row(x row, parts []string, pairs []pair) {
 		r.detail("%s: everything was applied %.2f s after the run (a set's period is 1 s)", x.name(), drain)
 	}
 	ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
-	own99, peer99 := median(pairs, func(p *pair) float64 { return ms(p.own.p99) }), median(pairs, func(p *pair) float64 { return ms(p.peer.p99) })
+	own99, peer99 := median(pairs, func(p *pair) float64 { return ms(p.own.P99) }), median(pairs, func(p *pair) float64 { return ms(p.peer.P99) })
 	r.emitAgainst(x.name()+"/p99", own99, "ms", peerName, peer99, own99/peer99)
 
 	// Processor time of a request, of everybody who serves.
@@ -133,7 +133,7 @@ func (r *report) row(x row, parts []string, pairs []pair) {
 		text = append(text, fmt.Sprintf("%s %.1f", part, us))
 	}
 	all := median(pairs, func(p *pair) float64 { return p.used.total().Seconds() * 1e6 / requests(p) })
-	peerAll := median(pairs, func(p *pair) float64 { return p.peerCPU.Seconds() * 1e6 / (p.peer.iops * seconds) })
+	peerAll := median(pairs, func(p *pair) float64 { return p.peerCPU.Seconds() * 1e6 / (p.peer.IOPS * seconds) })
 	r.emitAgainst(x.name()+"/cpu", all, "us/request", peerName, peerAll, all/peerAll)
 	r.detail("%s: processor time of a request in µs: %s; together %.1f, nbdkit %.1f; p99 %.2f ms, nbdkit %.2f ms",
 		x.name(), strings.Join(text, ", "), all, peerAll, own99, peer99)

@@ -9,26 +9,29 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"flotilla/internal/fio"
+	"flotilla/internal/judge"
 )
 
 // row is a job on a kind of cluster, and what is aimed at.
 type row struct {
-	job
+	fio.Job
 	cluster string  // name of a clusterKind
 	aim     float64 // ratio to the peer
 }
 
-func (r row) name() string { return r.cluster + "/" + r.job.name() }
+func (r row) name() string { return r.cluster + "/" + r.Job.Name() }
 
 var allRows = []row{
-	{job{rw: "randwrite", block: "4k", depth: 32}, alone.name, 0.8},
-	{job{rw: "randwrite", block: "64k", depth: 16}, alone.name, 0.8},
-	{job{rw: "write", block: "1m", depth: 4}, alone.name, 0.8},
-	{job{rw: "read", block: "1m", depth: 4}, alone.name, 0.8},
-	{job{rw: "randread", block: "4k", depth: 32}, alone.name, 0.8},
-	{job{rw: "randwrite", block: "4k", depth: 32, fresh: true}, loggedName, 0.95},
+	{fio.Job{RW: "randwrite", Block: "4k", Depth: 32}, alone.name, 0.8},
+	{fio.Job{RW: "randwrite", Block: "64k", Depth: 16}, alone.name, 0.8},
+	{fio.Job{RW: "write", Block: "1m", Depth: 4}, alone.name, 0.8},
+	{fio.Job{RW: "read", Block: "1m", Depth: 4}, alone.name, 0.8},
+	{fio.Job{RW: "randread", Block: "4k", Depth: 32}, alone.name, 0.8},
+	{fio.Job{RW: "randwrite", Block: "4k", Depth: 32, Fresh: true}, loggedName, 0.95},
 	// Fresh data, or frames would be smaller than what an application writes: fio's own buffers repeat themselves.
-	{job{rw: "randwrite", block: "4k", depth: 32, fresh: true}, replicated.name, 0.3},
+	{fio.Job{RW: "randwrite", Block: "4k", Depth: 32, Fresh: true}, replicated.name, 0.3},
 }
 
 func rowNames() string {
@@ -41,7 +44,7 @@ func rowNames() string {
 
 // pair is one run against the peer and one against the volume.
 type pair struct {
-	peer, own  outcome
+	peer, own  fio.Outcome
 	peerCPU    time.Duration // of nbdkit, during its run
 	used       usage         // of the agents, until everything was applied
 	updates    uint64        // that the stream had; 0 where there is none
@@ -96,7 +99,7 @@ func measureCluster(ctx context.Context, o options, dir string, kind clusterKind
 		}
 		rep.row(r, c.parts(), pairs)
 		if o.profiles != "" {
-			if err := profile(ctx, o, v, r.job); err != nil {
+			if err := profile(ctx, o, v, r.Job); err != nil {
 				return err
 			}
 		}
@@ -132,8 +135,8 @@ func measureRow(ctx context.Context, o options, r row, p *peer, v *volume) ([]pa
 	for i := range o.pairs {
 		var x pair
 		steps := []func() error{
-			func() error { return x.runPeer(ctx, o, r.job, p) },
-			func() error { return x.runOwn(ctx, o, r.job, v) },
+			func() error { return x.runPeer(ctx, o, r.Job, p) },
+			func() error { return x.runOwn(ctx, o, r.Job, v) },
 		}
 		if i%2 == 1 {
 			slices.Reverse(steps)
@@ -148,7 +151,7 @@ func measureRow(ctx context.Context, o options, r row, p *peer, v *volume) ([]pa
 	return pairs, nil
 }
 
-func (x *pair) runPeer(ctx context.Context, o options, j job, p *peer) (err error) {
+func (x *pair) runPeer(ctx context.Context, o options, j fio.Job, p *peer) (err error) {
 	before, err := p.cpu()
 	if err != nil {
 		return err
@@ -162,7 +165,7 @@ func (x *pair) runPeer(ctx context.Context, o options, j job, p *peer) (err erro
 }
 
 // runOwn runs the job against the volume, waits until everything is applied, and compares.
-func (x *pair) runOwn(ctx context.Context, o options, j job, v *volume) (err error) {
+func (x *pair) runOwn(ctx context.Context, o options, j fio.Job, v *volume) (err error) {
 	var from, to position
 	if v.replicated() {
 		if from, err = v.settle(ctx, time.Now()); err != nil {
@@ -188,7 +191,7 @@ func (x *pair) runOwn(ctx context.Context, o options, j job, v *volume) (err err
 		return err
 	}
 	x.used = after.minus(before)
-	x.wholeWrite = x.own.iops * (o.ramp + o.runtime).Seconds()
+	x.wholeWrite = x.own.IOPS * (o.ramp + o.runtime).Seconds()
 	if !v.replicated() {
 		return nil
 	}
@@ -207,7 +210,5 @@ func median(pairs []pair, of func(*pair) float64) float64 {
 	for i := range pairs {
 		values[i] = of(&pairs[i])
 	}
-	slices.Sort(values)
-	n := len(values)
-	return (values[(n-1)/2] + values[n/2]) / 2
+	return judge.Median(values)
 }

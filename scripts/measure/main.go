@@ -42,6 +42,8 @@ import (
 	"syscall"
 	"time"
 
+	"flotilla/internal/pages"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -134,7 +136,7 @@ func parse(args []string, w io.Writer) (options, error) {
 		return o, fmt.Errorf("argument %q: only flags are known, see -h", f.Arg(0))
 	}
 	var err error
-	if o.pages, err = pagesOf(file); err != nil {
+	if o.pages, err = pages.Of(file); err != nil {
 		return o, err
 	}
 	if quick {

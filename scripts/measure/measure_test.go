@@ -12,28 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-func TestAims(t *testing.T) {
-	for _, tc := range []struct {
-		aim    *aim
-		values []float64
-		want   bool
-	}{
-		{below(50), []float64{49.9}, true},
-		{below(50), []float64{50}, false},
-		{below(50), []float64{10, 49, 300}, true}, // the median counts
-		{below(50), []float64{10, 51, 300}, false},
-		{atLeast(0.85), []float64{0.85}, true},
-		{atLeast(0.85), []float64{0.9, 0.84, 0.1}, false},
-		{never(), []float64{0, 0, 0}, true},
-		{never(), []float64{0, 0, 1}, false}, // the worst counts
-	} {
-		if got := tc.aim.reached(tc.values); got != tc.want {
-			t.Errorf("%v of %v: %v", tc.aim, tc.values, got)
-		}
-	}
-}
+	"flotilla/internal/pages"
+)
 
 func TestReport(t *testing.T) {
 	var text bytes.Buffer
@@ -157,7 +138,7 @@ func smallRun(t *testing.T) options {
 			t.Error(err)
 		}
 	})
-	return options{program: program, temp: dir, rate: 200, duration: time.Second, logs: true, pages: databasePages(64)}
+	return options{program: program, temp: dir, rate: 200, duration: time.Second, logs: true, pages: pages.Made(64)}
 }
 
 // A component dies and returns: no write fails, and the copy is right. How long it takes is not judged here.
@@ -197,7 +178,7 @@ func missed(t *testing.T, m func(*report) ([]figure, error)) (names []string) {
 		t.Fatal(err)
 	}
 	for _, f := range figures {
-		if f.aim != nil && !f.aim.reached([]float64{f.value}) {
+		if f.aim != nil && !f.aim.Reached([]float64{f.value}) {
 			names = append(names, f.name)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"flotilla/internal/judge"
 )
 
 // figure is one number of one run.
@@ -21,45 +23,12 @@ type figure struct {
 	aim   *aim // nil where there is none
 }
 
-// aim is what a figure shall come to.
-type aim struct {
-	less  bool // below the limit; otherwise at least the limit
-	limit float64
-	every bool // it holds for the worst run; otherwise for the median of the runs
-}
+// The aims that figures have.
+type aim = judge.Aim
 
-func below(limit float64) *aim   { return &aim{less: true, limit: limit} }
-func atLeast(limit float64) *aim { return &aim{limit: limit} }
-
-// never is the aim of what must not happen even once.
-func never() *aim { return &aim{less: true, limit: 1, every: true} }
-
-func (a *aim) String() string {
-	switch {
-	case a == nil:
-		return ""
-	case a.every && a.less && a.limit == 1:
-		return "none"
-	case a.less:
-		return fmt.Sprintf("< %.4g", a.limit)
-	}
-	return fmt.Sprintf(">= %.4g", a.limit)
-}
-
-// reached judges the values of all runs.
-func (a *aim) reached(values []float64) bool {
-	v := median(values)
-	switch {
-	case a.every && a.less:
-		v = slices.Max(values)
-	case a.every:
-		v = slices.Min(values)
-	}
-	if a.less {
-		return v < a.limit
-	}
-	return v >= a.limit
-}
+func below(limit float64) *aim   { return judge.Below(limit) }
+func atLeast(limit float64) *aim { return judge.AtLeast(limit) }
+func never() *aim                { return judge.Never() }
 
 // report prints, and writes JSON lines.
 type report struct {
@@ -154,10 +123,10 @@ func (r *report) figures(runs [][]figure) {
 		for k := range runs {
 			values[k] = runs[k][i].value
 		}
-		l := line{Name: f.name, Median: median(values), Unit: f.unit, Runs: values, Aim: f.aim.String()}
+		l := line{Name: f.name, Median: judge.Median(values), Unit: f.unit, Runs: values, Aim: f.aim.String()}
 		verdict := ""
 		if f.aim != nil {
-			reached := f.aim.reached(values)
+			reached := f.aim.Reached(values)
 			l.Reached = &reached
 			if verdict = "reached"; !reached {
 				verdict = "MISSED"

@@ -23,9 +23,6 @@ const (
 	port = ":7431"
 )
 
-// staleTime is how old what the captain says of a primary may be: it reports every 100 ms.
-const staleTime = 400 * time.Millisecond
-
 // profiles lets whoever looks for a cause while it runs ask an agent's admin.sock for /debug/pprof/.
 const profiles = "debug: {profiles: true}\n"
 
@@ -298,27 +295,7 @@ func (r *rig) verify() error {
 }
 
 // applied waits until everything that was written is on the targets. Nobody may write.
-func (r *rig) applied() error {
-	end := time.Now()
-	var upTo uint64 // the set that was open after the last write
-	return r.until("what was written is applied", func(s *api.Status) bool {
-		g := s.Group(groupName)
-		if g == nil || time.Since(end) < staleTime {
-			return false
-		}
-		if upTo == 0 {
-			for _, p := range g.Primaries {
-				if !p.Known || p.Open == 0 {
-					return false
-				}
-			}
-			for _, p := range g.Primaries {
-				upTo = max(upTo, p.Open)
-			}
-		}
-		return g.Applied >= upTo
-	})
-}
+func (r *rig) applied() error { return r.secondary.Applied(r.ctx, groupName) }
 
 // errDiffers says that a copy is wrong.
 var errDiffers = errors.New("source and target differ, though everything is applied")

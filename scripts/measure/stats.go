@@ -14,12 +14,6 @@ func quantile[T any](ascending []T, q float64) T {
 	return ascending[min(max(rank, 1), len(ascending))-1]
 }
 
-// median returns the middle of the values, or the mean of the two in the middle. There must be one.
-func median(values []float64) float64 {
-	v := slices.Sorted(slices.Values(values))
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-}
-
 // latencies are times, ascending.
 type latencies []time.Duration
 

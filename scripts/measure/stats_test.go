@@ -1,7 +1,6 @@
 package main
 
 import (
-	"slices"
 	"testing"
 	"time"
 )
@@ -32,16 +31,6 @@ func TestQuantile(t *testing.T) {
 				t.Errorf("quantile %d%% of 1…%d: %d", per, n, k)
 			}
 		}
-	}
-}
-
-func TestMedian(t *testing.T) {
-	values := []float64{9, 1, 5, 3}
-	if got := median(values); got != 4 || !slices.Equal(values, []float64{9, 1, 5, 3}) {
-		t.Errorf("%v of %v", got, values)
-	}
-	if got := median([]float64{9, 1, 5}); got != 5 {
-		t.Errorf("of three: %v", got)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"flotilla/agent/api"
 	"flotilla/internal/fleet"
+	"flotilla/internal/judge"
 )
 
 const (
@@ -63,13 +64,13 @@ func takeover(ctx context.Context, o options, rep *report, name string) (_ []fig
 	failed, _ := failures(samples)
 	return []figure{
 		{"takeover/first copy", rate / (1 << 20), "MiB/s", nil},
-		{"takeover/unapplied at the dead one", median(moved), "MiB", nil},
-		{"takeover/until the view", median(noticed), "s", nil},
-		{"takeover/from the view until held twice", median(rebuilt), "s", nil},
-		{"takeover/until held twice", median(took), "s", nil},
+		{"takeover/unapplied at the dead one", judge.Median(moved), "MiB", nil},
+		{"takeover/until the view", judge.Median(noticed), "s", nil},
+		{"takeover/from the view until held twice", judge.Median(rebuilt), "s", nil},
+		{"takeover/until held twice", judge.Median(took), "s", nil},
 		{"takeover/until held twice, longest", slices.Max(took), "s", nil},
 		{"takeover/until held twice, longest of captains", captains, "s", nil},
-		{"takeover/part of the aim", median(parts), "", below(1)},
+		{"takeover/part of the aim", judge.Median(parts), "", below(1)},
 		{"takeover/part of the aim, worst", slices.Max(parts), "", below(1)},
 		{"takeover/failed writes", float64(failed), "", never()},
 	}, nil
