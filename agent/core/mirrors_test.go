@@ -34,9 +34,9 @@ func TestFrameOfTwoMirrors(t *testing.T) {
 	do(cluster.Command{Admit: &cluster.Admit{Agent: cs[0]}})
 	g := wire.GroupID(do(cluster.Command{CreateGroup: &cluster.CreateGroup{Name: "g", PortionSize: 1 << 20}}))
 	vol := wire.VolumeID(do(cluster.Command{CreateVolume: &cluster.CreateVolume{Group: g, Name: "v", Size: 64 << 20, Primary: p, Source: "/s", Secondary: s, Target: "/t"}}))
-	inc := wire.Incarnation(do(cluster.Command{Attach: &cluster.Attach{Group: g, Primary: p, Nonce: 1}}))
+	do(cluster.Command{Attach: &cluster.Attach{Group: g, Primary: p, Nonce: 1}})
 	do(cluster.Command{Open: &cluster.Open{Group: g, First: 1, Last: 4, View: st.View}})
-	inc = st.Groups[g].Live(p).ID
+	inc := st.Groups[g].Live(p).ID
 	do(cluster.Command{Admit: &cluster.Admit{Agent: cs[1]}})
 	do(cluster.Command{Admit: &cluster.Admit{Agent: cs[2]}})
 
