@@ -7,7 +7,8 @@
 #   make test-install  installs, runs, upgrades and removes them in fresh minimal systems; as root
 
 #   make test-vm  volumes as /dev/nbdX in virtual machines: file systems, databases, agents that are killed, power cuts; as root.
-#                VM_FLAGS='-run Scenarios/powercuts' for one boot, VM_ROUNDS=100 for so many power cuts
+#                VM_FLAGS='-run Scenarios/powercuts' for one boot, VM_ROUNDS=100 for so many power cuts,
+#                VM_PATIENCE=4 on a machine that is busy
 #   make test-vm-qemu  the same in qemu with Debian's own kernel and two processors; takes about an hour
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options

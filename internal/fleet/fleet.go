@@ -59,8 +59,8 @@ func (h *Host) Started() bool { return h.process != nil }
 type Fleet struct {
 	Spawn *Spawner
 	Hosts []*Host // the founder of the cluster first
-	// Starting is how long an agent may take until it answers: StartTime unless said.
-	Starting time.Duration
+	// Patience is how many times as long as usual a start and a command may take, on a machine that does much else; 0 is 1.
+	Patience time.Duration
 
 	program string
 	dir     string
@@ -70,7 +70,7 @@ type Fleet struct {
 
 // New returns a fleet without hosts, whose files will be in dir. fail is called when an agent ends that nobody killed.
 func New(program, dir string, fail context.CancelCauseFunc) *Fleet {
-	return &Fleet{Spawn: NewSpawner(), Starting: StartTime, program: program, dir: dir, fail: fail}
+	return &Fleet{Spawn: NewSpawner(), program: program, dir: dir, fail: fail}
 }
 
 // Add makes the files of a host and takes a port for it.
@@ -125,7 +125,7 @@ func (f *Fleet) Close() error {
 
 // Command runs the program's own command line.
 func (f *Fleet) Command(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, StepTime)
+	ctx, cancel := context.WithTimeout(ctx, max(1, f.Patience)*StepTime)
 	defer cancel()
 	return f.Spawn.Run(ctx, nil, f.program, args...)
 }
@@ -160,7 +160,7 @@ func (f *Fleet) Start(ctx context.Context, h *Host) error {
 	if err := f.Launch(h); err != nil {
 		return err
 	}
-	return Until(ctx, f.Starting, "agent "+h.Name+" answers", func(ctx context.Context) (bool, error) {
+	return Until(ctx, max(1, f.Patience)*StartTime, "agent "+h.Name+" answers", func(ctx context.Context) (bool, error) {
 		s, err := h.API.Status(ctx)
 		return err == nil && s.Complete, IgnoreUnreached(err)
 	})

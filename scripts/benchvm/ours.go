@@ -56,7 +56,7 @@ func startAlone(ctx context.Context, s specification, fail context.CancelCauseFu
 		return nil, err
 	}
 	o.fleet = fleet.New(s.Program, dir, fail)
-	o.fleet.Starting = waitTime
+	o.fleet.Patience = waitTime / fleet.StartTime
 	if _, err := o.fleet.Add(fleet.Member{Name: "a", Roles: "primary, secondary", Settings: settings}); err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func startSites(ctx context.Context, s specification, fail context.CancelCauseFu
 		return nil, err
 	}
 	o.fleet = fleet.New(s.Program, dir, fail)
-	o.fleet.Starting = waitTime
+	o.fleet.Patience = waitTime / fleet.StartTime
 	var err error
 	if o.there, err = o.fleet.Spawn.NewNamespace(); err != nil {
 		return nil, err

@@ -38,7 +38,9 @@ const patient = "limits: {loss_after: 20s}\n"
 // newCluster has no hosts yet.
 func newCluster(ctx context.Context, m *machine) *cluster {
 	ctx, fail := context.WithCancelCause(ctx)
-	return &cluster{machine: m, ctx: ctx, fleet: fleet.New(m.program, m.dir, fail), source: filepath.Join(m.dir, "source"), target: filepath.Join(m.dir, "target")}
+	c := &cluster{machine: m, ctx: ctx, fleet: fleet.New(m.program, m.dir, fail), source: filepath.Join(m.dir, "source"), target: filepath.Join(m.dir, "target")}
+	c.fleet.Patience = m.patience
+	return c
 }
 
 // sparseFile makes a file that is all one hole.
@@ -60,10 +62,10 @@ func assemble(ctx context.Context, m *machine) (*cluster, error) {
 	if err := c.fleet.Assemble(ctx, func(*fleet.Host) {}); err != nil {
 		return nil, err
 	}
-	if _, err := c.command("group", "create", "db"); err != nil {
+	if err := c.insist("group", "create", "db"); err != nil {
 		return nil, err
 	}
-	_, err := c.command("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target)
+	err := c.insist("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target)
 	say("the cluster runs")
 	return c, err
 }
@@ -88,6 +90,21 @@ func (c *cluster) end(err error) error {
 // command runs the program under test against the primary's agent.
 func (c *cluster) command(args ...string) (string, error) {
 	return c.fleet.Command(c.ctx, append(args, "--config", c.primary.Config)...)
+}
+
+// insist repeats a command that makes something until a captain has answered it.
+func (c *cluster) insist(args ...string) error {
+	return c.until(c.ctx, "`flotilla "+strings.Join(args, " ")+"` is answered", func() (bool, error) {
+		_, err := c.command(args...)
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		switch {
+		case ok && (exit.ExitCode() == 3 || exit.ExitCode() == 4): // not done, or not known
+			return false, nil
+		case ok && strings.Contains(err.Error(), "already"): // the time before it was done
+			return true, nil
+		}
+		return err == nil, err
+	})
 }
 
 // attach attaches the volume, as soon as it is served.

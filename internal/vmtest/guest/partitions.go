@@ -59,8 +59,8 @@ func partitions(ctx context.Context, c *cluster) error {
 		return err
 	}
 
-	// The table is on the volume, and is read again.
-	if err := errors.Join(c.attach("--device", "1"), c.nodes(true, first, second)); err != nil {
+	// The table is on the volume, and is read again by who opens the device first: udev, where it runs.
+	if err := errors.Join(c.attach("--device", "1"), c.sh("dd", "if="+device, "of=/dev/null", "count=1"), c.nodes(true, first, second)); err != nil {
 		return err
 	}
 	if err := c.steps([][]string{{"mount", first, at}, {"cmp", file, file}, {"umount", at}, {"e2fsck", "-fn", first}}); err != nil {

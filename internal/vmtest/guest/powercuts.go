@@ -102,10 +102,10 @@ func (x *cuts) begin() error {
 	if err := x.fleet.Assemble(x.ctx, func(*fleet.Host) {}); err != nil {
 		return err
 	}
-	if _, err := x.command("group", "create", group); err != nil {
+	if err := x.insist("group", "create", group); err != nil {
 		return err
 	}
-	if _, err := x.command("volume", "create", volume, "--primary", "p", "--source", x.source.path(), "--secondary", "s", "--target", x.target,
+	if err := x.insist("volume", "create", volume, "--primary", "p", "--source", x.source.path(), "--secondary", "s", "--target", x.target,
 		"--size", fmt.Sprint(int64(cutSize))); err != nil {
 		return err
 	}

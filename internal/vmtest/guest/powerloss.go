@@ -80,10 +80,10 @@ func (c *cluster) beforeLoss() error {
 	if err := c.fleet.Assemble(c.ctx, func(*fleet.Host) {}); err != nil {
 		return err
 	}
-	if _, err := c.command("group", "create", group); err != nil {
+	if err := c.insist("group", "create", group); err != nil {
 		return err
 	}
-	if _, err := c.command("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target); err != nil {
+	if err := c.insist("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target); err != nil {
 		return err
 	}
 	if err := c.attach("--device", "0", "--timeout", "3s"); err != nil {

@@ -30,9 +30,9 @@ type side struct {
 	must   int    // rows that a promote has to find
 }
 
-// promote lets a component die under two databases, an async and a sync one, then the primary, promotes both groups, attaches the
+// promote lets a component die under two databases, an async and a sync one, promotes both groups under their feet, attaches the
 // promoted volumes on the secondary, and looks for the rows: all of the acknowledged ones in sync; in async at least those that
-// were written before the newest cut, and none without those before it.
+// were written before a known cut, and none without those before it.
 func promote(ctx context.Context, m *machine) error {
 	if err := m.modules.load("nbd", nbdParams); err != nil {
 		return err
@@ -45,7 +45,7 @@ func (c *cluster) promote() error {
 	// Losses are to be seen, on one slow processor.
 	const settings = "limits: {loss_after: 8s, last_loss_after: 20s}\n"
 	hosts := map[string]*fleet.Host{}
-	for _, h := range []struct{ name, roles string }{{"p", "primary"}, {"b", "backup"}, {"c", "backup"}, {"s", "backup, secondary"}} {
+	for _, h := range []struct{ name, roles string }{{"p", "primary"}, {"b", "backup"}, {"s", "backup, secondary"}} {
 		var err error
 		if hosts[h.name], err = c.fleet.Add(fleet.Member{Name: h.name, Roles: h.roles, Settings: settings}); err != nil {
 			return err
@@ -99,15 +99,6 @@ func (c *cluster) promote() error {
 		}
 	}
 
-	say("the primary dies")
-	if err := c.primary.Kill(); err != nil {
-		return err
-	}
-	for _, s := range sides {
-		if err := s.rows.halt(); err != nil {
-			return err
-		}
-	}
 	for _, s := range sides {
 		if err := c.promoteSide(s); err != nil {
 			return fmt.Errorf("group %s: %w", s.group, err)
@@ -122,10 +113,10 @@ func (c *cluster) begin(s *side) error {
 	if err := errors.Join(sparseFile(source, promotedSize), sparseFile(target, promotedSize)); err != nil {
 		return err
 	}
-	if _, err := c.command("group", "create", s.group, "--mode", s.mode); err != nil {
+	if err := c.insist("group", "create", s.group, "--mode", s.mode); err != nil {
 		return err
 	}
-	if _, err := c.command("volume", "create", s.group+"/data", "--primary", "p", "--source", source, "--secondary", "s", "--target", target); err != nil {
+	if err := c.insist("volume", "create", s.group+"/data", "--primary", "p", "--source", source, "--secondary", "s", "--target", target); err != nil {
 		return err
 	}
 	d, err := c.attachOn(c.primary, s.group+"/data")
@@ -206,13 +197,16 @@ func (c *cluster) promoteSide(s *side) error {
 	if err != nil {
 		return err
 	}
+	if err := s.rows.halt(); err != nil { // it went on until now; a sync volume has stopped answering
+		return err
+	}
 	say("the plan of %s: %s; the promote: %s", s.group, strings.TrimSpace(plan), strings.TrimSpace(out))
 	d, err := c.attachOn(c.secondary, s.group+"/data")
 	if err != nil {
 		return err
 	}
 	if d.Device == s.source {
-		return fmt.Errorf("the promoted volume is %s, which is the dead primary's", d.Device)
+		return fmt.Errorf("the promoted volume is %s, which is the old primary's", d.Device)
 	}
 	at := filepath.Join(c.dir, s.group+"-promoted")
 	if err := os.Mkdir(at, 0o755); err != nil {
@@ -273,7 +267,7 @@ func (c *cluster) rowsAt(path string) (int, error) {
 	return strconv.Atoi(words[1])
 }
 
-// dropSources takes the dead primary's devices down, so that nothing waits for it when the machine ends.
+// dropSources takes the old primary's devices down, so that nothing waits for them when the machine ends.
 func (c *cluster) dropSources(sides []*side) error {
 	k, err := kernel.Open(kernel.Options{})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"flotilla/agent/api"
 	"flotilla/internal/fleet"
@@ -20,6 +21,7 @@ const group = "db"
 // applied. Nobody may write.
 func (c *cluster) settled(name string) error {
 	var until uint64
+	began := time.Now()
 	return fleet.Until(c.ctx, c.patience*fleet.StepTime, "all of group "+name+" is applied", func(ctx context.Context) (bool, error) {
 		s, err := c.secondary.Status(ctx)
 		if s == nil || err != nil {
@@ -29,7 +31,7 @@ func (c *cluster) settled(name string) error {
 		if g == nil {
 			return false, fmt.Errorf("there is no group %s", name)
 		}
-		if !quiet(s, g) {
+		if !quiet(s, g, time.Since(began)) {
 			until = 0
 			return false, nil
 		}
@@ -40,8 +42,8 @@ func (c *cluster) settled(name string) error {
 	})
 }
 
-// quiet reports whether the group's primaries have nothing to send, by what they said within the last second.
-func quiet(s *api.Status, g *api.Group) bool {
+// quiet reports whether the group's primaries have nothing to send, by what all agents said within that time.
+func quiet(s *api.Status, g *api.Group, within time.Duration) bool {
 	for _, v := range g.Volumes {
 		if !v.Copied || v.CopyLeft != 0 {
 			return false
@@ -53,7 +55,7 @@ func quiet(s *api.Status, g *api.Group) bool {
 		}
 	}
 	for _, a := range s.Agents {
-		if a.HeardSeconds == nil || *a.HeardSeconds > 1 {
+		if a.HeardSeconds == nil || *a.HeardSeconds+0.2 > within.Seconds() {
 			return false
 		}
 	}
