@@ -177,7 +177,7 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: api.Rate(q.ResyncRate), Bandwidth: api.Rate(q.Bandwidth),
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: api.Rate(q.ResyncRate), Bandwidth: api.Rate(q.Bandwidth), Spool: spoolOf(q.Spool),
 			Contract: cluster.Contract{OnDegraded: onDegraded, DegradeAfterMS: q.DegradeAfterMS},
 		}}, nil
 	})
@@ -216,6 +216,9 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		set := &cluster.SetGroup{
 			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule), ResyncRate: q.ResyncRate, Bandwidth: q.Bandwidth,
 		}
+		if q.Spool != nil {
+			set.Spool = new(spoolOf(q.Spool))
+		}
 		if q.OnDegraded != "" {
 			set.OnDegraded = &onDegraded
 		}
@@ -224,6 +227,17 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{SetGroup: set}, nil
 	})
+}
+
+// spoolOf returns the size of a spool as the state has it: nothing said is its default, and nothing wanted is not 0.
+func spoolOf(bytes *int64) int64 {
+	switch {
+	case bytes == nil:
+		return 0
+	case *bytes == 0:
+		return cluster.NoSpool
+	}
+	return *bytes
 }
 
 // allowInconsistent has the resyncs of a group applied in place.

@@ -15,6 +15,9 @@ type GroupRequest struct {
 	ResyncRate *int64 `json:"resync_rate_bytes_per_second,omitempty"`
 	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
 	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
+	// Spool is how much each primary of the group may keep on disk of what waits to be sent, in bytes; 0 is nothing, null leaves
+	// what is, or means the default.
+	Spool *int64 `json:"spool_bytes,omitempty"`
 	// OnDegraded is what a sync group does whose writes can not be held: "block", or "async", to go on without that promise once
 	// a write has waited for DegradeAfterMS. Empty and 0 leave what is.
 	OnDegraded     string `json:"on_degraded,omitempty"`

@@ -49,12 +49,22 @@ type dueMark struct {
 
 // findMarks makes a task for every mark that this component owns in the view.
 func (c *component) findMarks() {
-	c.newMarks = false
-	for _, s := range c.order {
-		for _, h := range s.marked {
-			c.findMark(h)
+	if !c.newMarks {
+		for _, h := range c.marked {
+			if c.at(h.Group, h.Set, h.Portion) == h {
+				c.findMark(h)
+			}
+		}
+	} else {
+		for _, s := range c.order {
+			for _, h := range s.marked {
+				c.findMark(h)
+			}
 		}
 	}
+	c.newMarks = false
+	clear(c.marked)
+	c.marked = c.marked[:0]
 }
 
 func (c *component) findMark(h *holding) {
@@ -85,7 +95,7 @@ func (c *component) findMark(h *holding) {
 
 // pollTasks looks at what may have become complete.
 func (c *component) pollTasks() {
-	if c.newMarks {
+	if c.newMarks || len(c.marked) > 0 {
 		c.findMarks()
 	}
 	if lead := c.n.control.lead(); lead != c.told {
@@ -95,8 +105,16 @@ func (c *component) pollTasks() {
 		}
 	}
 	due := c.due[:0]
+	var g *cluster.Group
+	var of wire.GroupID // g's
+	group := func(id wire.GroupID) *cluster.Group {
+		if id != of {
+			g, of = c.n.state.Groups[id], id
+		}
+		return g
+	}
 	for key, t := range c.marks {
-		if g := c.n.state.Groups[key.group]; g == nil || c.quiet(g, key, t) {
+		if g := group(key.group); g == nil || c.quiet(g, key, t) {
 			continue
 		}
 		due = append(due, dueMark{key, t})
@@ -114,7 +132,7 @@ func (c *component) pollTasks() {
 	}
 	lines := c.answers[:0]
 	for key, t := range c.tasks {
-		if g := c.n.state.Groups[key.group]; g != nil && !c.answered(g, key, t) {
+		if g := group(key.group); g != nil && !c.answered(g, key, t) {
 			lines = append(lines, key)
 		}
 	}

@@ -57,7 +57,8 @@ type component struct {
 	frames    map[uint64]*frame
 	sets      map[setKey]*heldSet
 	order     []*heldSet // of sets, ascending
-	newMarks  bool       // findMarks may find something
+	newMarks  bool       // findMarks may find something anywhere
+	marked    []*holding // and here
 	acking    ackWaits
 	flights   map[uint64]*mirrorFlight
 	flying    map[wire.AgentID]int // re-mirrored frames in flight
@@ -164,7 +165,9 @@ func (c *component) enter(g *cluster.Group, b *wire.Body) *frame {
 		}
 		if p := u.PortionID(); h == nil || h.Portion != p {
 			h = c.holding(b, p)
-			c.newMarks = c.newMarks || p.Volume == wire.MarkVolume
+			if p.Volume == wire.MarkVolume {
+				c.marked = append(c.marked, h)
+			}
 		}
 		at := len(h.entries)
 		if at > 0 && h.entries[at-1].seq >= u.Seq {
@@ -200,10 +203,17 @@ func belowSeal(inc *cluster.Incarnation, set wire.Set, u *wire.Update) bool {
 func (c *component) stateChanged() {
 	st := c.n.state
 	c.followLife()
-	gone := map[wire.GroupID]bool{}
-	for _, s := range c.order {
-		if st.Groups[s.group] == nil {
-			gone[s.group] = true
+	var gone map[wire.GroupID]bool
+	var last wire.GroupID
+	for _, s := range c.order { // by group
+		if s.group == last {
+			continue
+		}
+		if last = s.group; st.Groups[last] == nil {
+			if gone == nil {
+				gone = map[wire.GroupID]bool{}
+			}
+			gone[last] = true
 		}
 	}
 	for _, id := range cluster.SortedKeys(gone) {

@@ -99,7 +99,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			break
 		}
 		out.Bytes += it.cost()
-		s.traffic.Framed += int64(len(it.u.Data))
+		s.traffic.Framed += it.size()
 		out.Updates = append(out.Updates, it.u)
 		out.Handles = append(out.Handles, it.handle)
 		it.flight = out.Route.No
@@ -163,6 +163,7 @@ func (s *source) advance() {
 }
 
 func (s *source) release(it *item) {
+	s.unspill(it)
 	if it.handle != nil {
 		s.n.eff.Release = append(s.n.eff.Release, it.handle)
 		it.handle = nil
@@ -230,6 +231,9 @@ func (s *source) resend() {
 	n := s.n
 	var due []uint64
 	for no, fl := range s.flights {
+		if fl.retryAt == 0 && n.now-fl.at < n.cfg.ResendAfter {
+			continue // as a rule
+		}
 		ack := s.acks[track{fl.to, fl.pair}]
 		if ack.lost(no, fl.at, n.now, n.cfg.ResendAfter) || (fl.retryAt != 0 && n.now >= fl.retryAt) {
 			due = append(due, no)

@@ -13,6 +13,7 @@ import (
 // holding is what this component holds of one portion in one set.
 type holding struct {
 	SetPortion
+	of      *heldSet
 	primary wire.AgentID
 	entries []*entry // ascending by seq
 	durable Tally
@@ -35,6 +36,7 @@ type heldSet struct {
 	holdings map[wire.Portion]*holding
 	sorted   []*holding // holdings by ascending portion, as far as ascending was called
 	marked   []*holding // those of the primaries' pseudo-portions
+	behind   int        // so many holdings are
 }
 
 // ascending returns the holdings by ascending portion. They only become more.
@@ -67,7 +69,7 @@ func (c *component) holding(b *wire.Body, p wire.Portion) *holding {
 	h := s.holdings[p]
 	if h == nil {
 		h = &holding{
-			SetPortion: SetPortion{Group: b.Group, Set: b.Set, Inc: b.Incarnation, Portion: p}, primary: b.Primary, known: true,
+			SetPortion: SetPortion{Group: b.Group, Set: b.Set, Inc: b.Incarnation, Portion: p}, of: s, primary: b.Primary, known: true,
 		}
 		c.assign(h)
 		s.holdings[p] = h
@@ -142,15 +144,7 @@ func comparePortions(a, b wire.Portion) int {
 	return 0
 }
 
-// find returns the entry of an update, or nil.
-func (c *component) find(b *wire.Body, u *wire.Update) *entry {
-	h := c.at(b.Group, b.Set, u.PortionID())
-	if h == nil {
-		return nil
-	}
-	return h.find(u.Seq)
-}
-
+// find returns the entry of a seq, or nil.
 func (h *holding) find(seq wire.Seq) *entry {
 	k := len(h.entries) - 1
 	if k < 0 {

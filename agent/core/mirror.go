@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"flotilla/agent/core/cluster"
@@ -108,12 +109,20 @@ const maxAsked = 1024
 
 // expireFlights takes back the frames that seem lost.
 func (c *component) expireFlights() {
-	for _, no := range cluster.SortedKeys(c.flights) {
-		fl := c.flights[no]
-		if seen := c.acks[fl.track()]; seen.lost(no, fl.at, c.n.now, c.n.cfg.ResendAfter) {
-			c.land(no, fl)
-			c.askAgain(fl, 0)
+	var lost []uint64
+	for no, fl := range c.flights {
+		if c.n.now-fl.at < c.n.cfg.ResendAfter {
+			continue // as a rule
 		}
+		if seen := c.acks[fl.track()]; seen.lost(no, fl.at, c.n.now, c.n.cfg.ResendAfter) {
+			lost = append(lost, no)
+		}
+	}
+	slices.Sort(lost)
+	for _, no := range lost {
+		fl := c.flights[no]
+		c.land(no, fl)
+		c.askAgain(fl, 0)
 	}
 }
 
@@ -121,6 +130,7 @@ func (c *component) expireFlights() {
 func (c *component) setBehind(h *holding) {
 	if !h.behind {
 		h.behind = true
+		h.of.behind++
 		c.behind++
 	}
 }
@@ -132,12 +142,16 @@ func (c *component) pumpMirrors() {
 	}
 	asks := map[wire.AgentID]*MirrorAsk{}
 	for _, s := range c.order {
+		if s.behind == 0 {
+			continue
+		}
 		for _, h := range s.ascending() {
 			if !h.behind {
 				continue
 			}
 			if !h.owned || h.mirror == 0 || (h.known && h.mirrored.Count == uint64(len(h.entries))) {
 				h.behind = false
+				s.behind--
 				c.behind--
 				continue
 			}

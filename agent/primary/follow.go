@@ -113,9 +113,10 @@ func (g *group) begin() {
 	g.stop = stop
 	g.done.Go(func() { g.runCopier(ctx) })
 	g.done.Go(func() { g.runChecker(ctx) })
+	g.done.Go(func() { g.runSpiller(ctx) })
 }
 
-// end stops the group's copier and checker. Its volumes are closed.
+// end stops the group's copier, checker and spiller. Its volumes are closed.
 func (g *group) end() {
 	g.stop()
 	g.done.Wait()
@@ -195,6 +196,9 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 	}
 	shape := bitShape{cluster: g.cluster, volume: w.id, copy: w.copy, size: w.size, extent: p.limits.extentFor(w.size)}
 	marks, fresh, reason := openActivity(medium, shape, p.limits.NoActivityLog)
+	if err := marks.openKept(p.stateFile(w.id, "kept")); reason == nil {
+		reason = err
+	}
 	if reason != nil {
 		p.event(g.id, "volume.log-damaged", "volume", w.name, "error", reason.Error())
 	}
@@ -227,7 +231,12 @@ func (p *Primary) bitsFor(dev blockdev.Device, w *volumeWanted) (bitMedium, erro
 	if dev.Size() != w.size {
 		return nil, fmt.Errorf("the device has %d bytes and the volume has %d: give the volume a source of its size", dev.Size(), w.size)
 	}
-	return &stateFile{fs: p.fs, name: path.Join(p.dir, strconv.FormatUint(uint64(w.id), 10)+".bits")}, nil
+	return p.stateFile(w.id, "bits"), nil
+}
+
+// stateFile returns a file of the state directory for a volume.
+func (p *Primary) stateFile(id wire.VolumeID, kind string) *stateFile {
+	return &stateFile{fs: p.fs, name: path.Join(p.dir, strconv.FormatUint(uint64(id), 10)+"."+kind)}
 }
 
 func (p *Primary) forget(g *group, v *volume) {

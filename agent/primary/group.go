@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,16 +23,20 @@ type group struct {
 	portion uint64 // bytes
 	changed signal // something that the node says of the group may have changed
 
-	load   atomic.Int64 // memory of the queue, as last seen
-	mode   atomic.Uint32
-	shared atomic.Bool // several primaries
-	early  atomic.Bool // sync: the group is degraded, and to be treated as an async one
-	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded, or it was degraded since
+	load     atomic.Int64 // memory of the queue, as last seen
+	spilling atomic.Bool  // writers are delayed from SpillMark on only
+	least    atomic.Int64 // time by which they are delayed at least, for want of room in the spool
+	mode     atomic.Uint32
+	shared   atomic.Bool // several primaries
+	early    atomic.Bool // sync: the group is degraded, and to be treated as an async one
+	served   atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded, or it was degraded since
 
 	requests atomic.Int64 // that clients have made
 	blocked  atomic.Int64 // those that wait before they are numbered
 	told     bool         // what the node was told of clients that wait; only the watcher uses it
 
+	spool    *spool
+	spillNow chan struct{}    // capacity 1: wakes the spiller
 	copyNow  chan struct{}    // capacity 1: wakes the copier
 	checkNow chan struct{}    // capacity 1: wakes the checker
 	buffers  chan *copyBuffer // of the copier; nil ones are yet to be allocated
@@ -46,6 +51,7 @@ type group struct {
 	added   bool // the node knows that the group can be served here
 	view    core.GroupView
 	over    overload
+	trouble trouble
 	waits   []heldWait
 	closing bool
 	toldAt  time.Duration // when the node was told how the copies stand
@@ -55,7 +61,12 @@ type group struct {
 
 func newGroup(p *Primary, w groupWanted) *group {
 	return &group{
-		p: p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
+		spool: &spool{
+			fs: p.fs, dir: p.spoolDir, name: strconv.FormatUint(uint64(w.id), 10) + ".spool", total: &p.spools, size: p.limits.SpoolSegment,
+			limit: w.spool,
+		},
+		spillNow: make(chan struct{}, 1),
+		p:        p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
 		copyNow: make(chan struct{}, 1), checkNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
 		tempo: newCopyPace(&p.limits),
 	}
@@ -154,6 +165,14 @@ func (g *group) appliedFor(v *volume) (wire.Set, bool) {
 	return g.view.Applied, v.inc != 0 && v.inc == g.view.Inc
 }
 
+// heldFor returns the incarnation of a resync of the volume that is not whole yet, and up to which set what it has copied
+// is held.
+func (g *group) heldFor(v *volume) (wire.Incarnation, wire.Set, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return v.inc, g.view.HeldSet, v.inc != 0 && v.inc == g.view.Inc && !v.run.first && !g.view.Whole
+}
+
 // observation is what the watcher has seen of a group in one look at the node.
 type observation struct {
 	view   core.GroupView
@@ -161,7 +180,9 @@ type observation struct {
 	shared bool
 	copies map[wire.VolumeID]uint64 // of this agent's volumes, where not 0
 	rate   int64                    // of copies, bytes a second, 0 where none is set
+	spool  int64                    // bytes that the group's spool may take
 	first  []wire.VolumeID          // whose first copy is not whole
+	kept   map[wire.VolumeID]keptBy // what of earlier resyncs counts, of this agent's volumes
 	sealed bool                     // the ends of all earlier incarnations of this primary are recorded
 
 	seeds    []wire.VolumeID // seeded volumes of this primary whose first copy is not whole
@@ -186,10 +207,20 @@ func (g *group) observe(n *core.Node) observation {
 	o.check, o.answered = checkOrderOf(grp, n.ID()), n.Unchecked(g.id)
 	o.shared = len(grp.Primaries()) > 1
 	o.copies = copies(n, grp)
-	o.rate = grp.ResyncRate
+	o.rate, o.spool = grp.ResyncRate, grp.SpoolBytes()
 	for id, v := range grp.Volumes {
 		if v.CopiedAt == 0 {
 			o.first = append(o.first, id)
+		}
+	}
+	if g.beginsCopy(o.view) {
+		o.kept = map[wire.VolumeID]keptBy{}
+		for id, v := range grp.Volumes {
+			if v.Primary == n.ID() {
+				by := keptIn(n.State(), grp, n.ID(), v)
+				by.undecided = nil // the state changes
+				o.kept[id] = by
+			}
 		}
 	}
 	o.sealed = o.view.Inc != 0
@@ -219,18 +250,21 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	before := g.view
 	g.view = o.view
 	g.followCopiesLocked(o.copies)
-	begun := g.followIncLocked(before, o.first)
+	begun := g.followIncLocked(before, &o)
 	g.tempo.most = cmp.Or(o.rate, g.p.limits.CopyRate)
 	g.tempo.held(now, o.view.HeldUpTo)
 	tell := len(begun) > 0 || g.tellAgainLocked(now)
+	g.spool.setLimit(min(o.spool, g.p.spools.limit))
 	reason, events := g.judgeLocked(now)
+	over, tellOver := g.overloadLocked(now)
+	spill := g.over.step == stepSpill || g.over.step == stepEnd || g.spool.busy()
 	held := g.takeHeldLocked(nil)
 	report := g.followCheckLocked(o.check, answers, now)
 	compared, ended := g.followSeedsLocked(o.seeds, answers, now)
 	report.events = append(report.events, compared...)
 	tell = tell || ended
 	checking := g.check != nil || len(o.seeds) > 0
-	if o.view.Applied > before.Applied {
+	if o.view.Applied > before.Applied || o.view.HeldSet > before.HeldSet {
 		for _, v := range g.volumes {
 			kick(v.applied)
 		}
@@ -242,7 +276,13 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 		held[i].complete(nil)
 	}
 	for _, e := range events {
-		g.p.event(g.id, e, "queued_bytes", load(o.view))
+		g.p.event(g.id, e.name, e.attrs...)
+	}
+	if tellOver {
+		g.p.loop.Do(func(n *core.Node, _ time.Duration) { n.SetOverload(g.id, over) })
+	}
+	if spill {
+		kick(g.spillNow)
 	}
 	for _, e := range begun {
 		g.p.event(g.id, "copy.begun", e...)
@@ -266,12 +306,12 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 }
 
 // followIncLocked ends what belongs to an incarnation that is gone, and begins the copy of one whose first set is open.
-// It returns what is to be told of the copies that began. first are the volumes whose first copy is not whole.
+// It returns what is to be told of the copies that began.
 //
 // A write may have been numbered in the new incarnation, or marked dirty, before this; or end a moment after it, with a
 // set of the old one. Either is safe: its bit was set before it was numbered, so the copy takes its extent in, and waits
 // for the range that the write still holds.
-func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (begun [][]any) {
+func (g *group) followIncLocked(before core.GroupView, o *observation) (begun [][]any) {
 	for _, v := range g.volumes {
 		if v.inc != 0 && v.inc != g.view.Inc {
 			v.marks.detach()
@@ -280,15 +320,32 @@ func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (b
 		}
 		if v.inc == 0 && g.view.Inc != 0 && g.view.Open != 0 {
 			v.inc = g.view.Inc
-			todo := min(v.marks.resync(), v.size)
+			first, by := slices.Contains(o.first, v.id), o.kept[v.id]
+			todo, kept := v.marks.resume(v.inc, g.view.Open, &by, !first) // what a first copy has done is not set any more
+			todo = min(todo, v.size)
 			v.whole, v.wholeSeq = todo == 0, 0
 			v.wasWhole = v.whole
-			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size, todo, slices.Contains(first, v.id)), unread{}
+			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size, todo, min(kept, v.size-todo), first), unread{}
 			g.tempo.renew()
 			begun = append(begun, v.run.begun(v.name, v.inc))
 		}
 	}
 	return begun
+}
+
+// beginsCopy reports whether followIncLocked is to begin a copy for a view.
+func (g *group) beginsCopy(view core.GroupView) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if view.Inc == 0 || view.Open == 0 {
+		return false
+	}
+	for _, v := range g.volumes {
+		if v.inc != view.Inc {
+			return true
+		}
+	}
+	return false
 }
 
 // tellCopies tells the node how the copies stand, for its next manifests. A new incarnation counts as broken until it

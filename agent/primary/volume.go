@@ -213,7 +213,7 @@ func (v *volume) noted(err error) error {
 	return err
 }
 
-// runCleaner clears bits of extents that are applied, until the volume begins to close.
+// runCleaner clears bits of extents that are applied, and notes what is kept of a resync, until the volume begins to close.
 func (v *volume) runCleaner() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -225,6 +225,7 @@ func (v *volume) runCleaner() {
 		case <-v.applied:
 		}
 		v.cleanOnce(v.p.limits.KeepExtents)
+		v.keepOnce()
 		pause.Reset(v.p.limits.CleanEvery)
 		select {
 		case <-v.ctx.Done():
@@ -247,6 +248,19 @@ func (v *volume) cleanOnce(keep int) {
 	_ = v.noted(err)
 }
 
+// keepOnce notes what a resync has copied and is held, and makes that durable.
+func (v *volume) keepOnce() {
+	inc, held, ok := v.g.heldFor(v)
+	if !ok {
+		return
+	}
+	kept, err := v.marks.keep(inc, held, v.dev.Flush)
+	if err == nil && kept > 0 {
+		err = v.marks.commit()
+	}
+	_ = v.noted(err)
+}
+
 // close ends the volume, which its group has forgotten. What is at work is finished, what waits is not.
 func (v *volume) close(gone bool) error {
 	v.stop()
@@ -259,6 +273,7 @@ func (v *volume) close(gone bool) error {
 	if err == nil {
 		v.marks.settle()
 		v.cleanOnce(0)
+		v.keepOnce()
 		err = v.marks.commit()
 	}
 	return errors.Join(err, v.marks.close(), v.dev.Close())
@@ -282,6 +297,7 @@ type groupWanted struct {
 	name    string
 	portion uint64
 	shared  bool // several primaries
+	spool   int64
 	volumes []volumeWanted
 }
 
@@ -291,7 +307,7 @@ func wanted(n *core.Node) []groupWanted {
 	var out []groupWanted
 	for _, gid := range sortedGroups(st) {
 		g := st.Groups[gid]
-		w := groupWanted{cluster: st.Cluster, id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1}
+		w := groupWanted{cluster: st.Cluster, id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1, spool: g.SpoolBytes()}
 		for _, vid := range sortedVolumes(g) {
 			if v := g.Volumes[vid]; v.Primary == n.ID() && v.Removed == nil {
 				w.volumes = append(w.volumes, volumeWanted{

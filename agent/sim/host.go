@@ -20,6 +20,7 @@ type host struct {
 	w            *World
 	id           wire.AgentID
 	backup       bool
+	place        int // among the hosts that are components, from 0
 	run          int // counts processes
 	slowUntil    time.Duration
 	stalledUntil time.Duration // what it sends leaves then
@@ -52,6 +53,8 @@ type host struct {
 	primary map[wire.VolumeID]*volume
 	groups  []*sourceGroup // of its volumes
 	handles int            // payload handles given and not released
+	guard   func() bool    // see alive
+	guardOf int            // the process that it is of
 }
 
 func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host {
@@ -61,6 +64,12 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 		openings: map[wire.VolumeID]int{}, cleaned: map[wire.GroupID]wire.Set{},
 	}
 	h.log.boot = boot
+	h.journal.h = h
+	for _, o := range w.hosts {
+		if o.backup {
+			h.place++
+		}
+	}
 	for _, vid := range volumesOf(st) {
 		_, v := st.Volume(vid)
 		blocks := int(v.Size / blockSize)
@@ -116,13 +125,13 @@ func (h *host) start() {
 		if w.opt.Mutants["shorter-truth"] {
 			h.journal.keep(func(r *record) bool { return !r.rotten })
 		}
-		if !h.journal.lost && h.journal.rotten() {
+		if !h.journal.lost && h.journal.rotten > 0 {
 			h.loseJournal("a frame is damaged")
 		}
 		if h.journal.lost {
 			n.SetJournalLost(true) // also if an earlier process found it
 		} else {
-			for _, r := range h.journal.records {
+			for _, r := range h.journal.records() {
 				n.Restore(r.id, r.body)
 			}
 		}
@@ -187,8 +196,11 @@ func (h *host) kill(power bool) {
 
 // alive returns a guard for events of this process.
 func (h *host) alive() func() bool {
-	run := h.run
-	return func() bool { return h.node != nil && h.run == run }
+	if h.guardOf != h.run || h.guard == nil {
+		run := h.run
+		h.guard, h.guardOf = func() bool { return h.node != nil && h.run == run }, run
+	}
+	return h.guard
 }
 
 // do calls the node and performs what it wants done.

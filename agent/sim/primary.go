@@ -30,6 +30,7 @@ type sourceGroup struct {
 	cleaning bool
 	copying  bool
 	queue    queueSeen
+	spilling bool
 	waiting  int    // writes that are not answered
 	looked   uint64 // index of the state in which removed looked last
 }
@@ -53,12 +54,14 @@ func (h *host) follow() {
 		return
 	}
 	w := h.w
-	for _, s := range slices.Clone(h.groups) {
+	for i := 0; i < len(h.groups); {
+		s := h.groups[i]
 		if s.removed() {
 			s.close()
 			continue
 		}
 		s.followNode()
+		i++
 	}
 	w.oracle.follow(h)
 	if len(h.groups) == 0 {
@@ -91,6 +94,7 @@ func (s *sourceGroup) followNode() {
 		return
 	}
 	s.overload(v)
+	s.spill(v)
 	if v.Inc == 0 {
 		s.tellNeed()
 	}
@@ -170,6 +174,9 @@ func (h *host) scheduleSend() {
 			if out == nil {
 				continue
 			}
+			if !h.unspill(out) {
+				continue
+			}
 			for i := range out.Updates {
 				out.Updates[i].Seal(out.Header.Group, out.Header.Incarnation)
 			}
@@ -191,23 +198,22 @@ func (h *host) scheduleSend() {
 	})
 }
 
-// sentID names an update that was sent.
-type sentID struct {
-	inc wire.Incarnation
-	seq wire.Seq
-}
-
 // sentUpdate counts what was folded, and looks that a seq is the same whenever it is sent.
 func (w *World) sentUpdate(inc wire.Incarnation, u *wire.Update) {
-	id := sentID{inc, u.Seq}
-	kind, before := w.sentAs[id]
+	sent := w.sentAs[inc]
+	for wire.Seq(len(sent)) <= u.Seq {
+		sent = append(sent, 0)
+	}
+	w.sentAs[inc] = sent
+	kind := sent[u.Seq]
+	before := kind != 0
 	switch {
 	case before && kind != u.Kind:
 		w.fail("P2: seq %d of incarnation %d was sent as a %v, and is sent again as a %v", u.Seq, inc, kind, u.Kind)
 	case !before && u.Kind == wire.KindFolded:
 		w.stats.Folded++
 	}
-	w.sentAs[id] = u.Kind
+	sent[u.Seq] = u.Kind
 }
 
 // scheduleCopy copies an extent at a time.

@@ -12,7 +12,8 @@
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
 //	client.go  writers with dependent writes across volumes and primaries
-//	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered, which roll.go finds
+//	oracle.go  what the sources had at every seq, numbered.go by incarnations; check.go holds against it what could be
+//	           recovered, which roll.go finds in what folded.go has made of the journals
 //
 // Beside the random runs there are scenarios, which say themselves what happens, step by step (testdata):
 //
@@ -81,7 +82,7 @@ type World struct {
 	lose      int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
-	sentAs  map[sentID]wire.Kind
+	sentAs  map[wire.Incarnation][]wire.Kind // by seq, 0 for what was not sent
 	oracle  *oracle
 	stats   Stats
 	failure error
@@ -158,7 +159,7 @@ func Run(opt Options) (stats Stats, err error) {
 // newWorld returns a world without hosts.
 func newWorld(opt Options) *World {
 	return &World{
-		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[sentID]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[wire.Incarnation][]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
 		copyTakes: 6 * time.Millisecond,
 	}
 }

@@ -67,7 +67,7 @@ var allowed = map[string][]string{
 	"internal/deptest":  {},
 
 	"internal/vmtest":       {},
-	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel"},
+	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel", "nbd/nbdclient"},
 	"scripts/bench":         {"agent/api"},
 	"scripts/measure":       {"agent/api", "internal/fleet", "nbd/nbdclient"},
 }

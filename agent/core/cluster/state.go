@@ -148,6 +148,7 @@ type Group struct {
 	PortionSize uint64 // bytes
 	ResyncRate  int64  `cbor:",omitempty"` // of each primary's copies, bytes a second; 0: no ceiling
 	Bandwidth   int64  `cbor:",omitempty"` // of what each primary sends, bytes a second; 0 for no limit
+	Spool       int64  `cbor:",omitempty"` // of each primary's spool, bytes; 0: DefaultSpool, less: none. See SpoolBytes
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
@@ -235,7 +236,9 @@ type Incarnation struct {
 	Doubted wire.Set
 
 	CommittedSeq wire.Seq // seq of its mark of the set Committed, or what its seal left of it
-	Whole        wire.Set // first set at whose end no resync was under way in it, 0 while one is
+	// Whole is the first set at whose end no resync was under way in it, 0 while one is. Of one that ended before, it is the
+	// point that took it in, see [Group.Taken].
+	Whole wire.Set
 }
 
 // Grant is the leave to open the sets First..Last. It fixes their primaries and their assignment. Leave that differs in
