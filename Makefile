@@ -1,6 +1,6 @@
 # Targets:
 #   make build   bin/flotilla, one static binary
-#   make test    vet, staticcheck, every test, under the race detector but for the simulator; installs missing tools on Debian as root
+#   make test    vet, staticcheck, every test, under the race detector but for the simulator and most scripts of whole clusters; installs missing tools on Debian as root
 #   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
 #   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
@@ -44,12 +44,17 @@ vet:
 # Where -short leaves most rounds out under the race detector, all of them are run without it. The simulator is one goroutine.
 SHORTENED = ./agent/journal ./agent/primary ./agent/sim
 
+# Of the clusters of processes these run with agents under the race detector, which takes four times the CPU and more of two
+# processors than there is; the rest runs without it, and mostly waits. The packages that agents are made of are all under it.
+RACED = TestScripts/(cluster|disaster)$$|TestDemo$$
+
 # Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
 # pauses of 50 ms.
 test: test-deps vet
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -short -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure -e agent/sim$$)
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -timeout 15m $(SHORTENED)
-	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./cmd/...
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -parallel 3 -timeout 15m ./cmd/...
+	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -run '$(RACED)' -timeout 15m ./cmd/flotilla
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./scripts/measure
 
 # EXPLORE=1 makes the exploration whole.
