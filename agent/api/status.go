@@ -181,7 +181,7 @@ type Volume struct {
 	// BitmapAtEnd says that its bitmap lies at the end of the source and not in the primary's state directory.
 	BitmapAtEnd bool `json:"bitmap_at_end"`
 	// CopyLeft is what a running copy has to do, of CopyTotal: of a first copy that is the size, of a resync what it began
-	// with. CopySecondsLeft is null while the rate does not say.
+	// with and what an earlier incarnation had copied of it. CopySecondsLeft is null while the rate does not say.
 	CopyLeft        int64    `json:"copy_left_bytes"`
 	CopyTotal       int64    `json:"copy_total_bytes"`
 	CopyRate        int64    `json:"copy_bytes_per_second"`

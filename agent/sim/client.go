@@ -227,7 +227,13 @@ func (h *host) write(vol wire.VolumeID, first int, values []uint64, kind wire.Ki
 		}
 		h.number(v, first, values, kind, off, length, started, done)
 	}
-	if v.ext.Touch(off, length) && !w.opt.Mutants["bits-after-write"] {
+	e0, e1 := v.ext.Range(off, length)
+	kept := v.keptIn(e0, e1)
+	grew := v.ext.Touch(off, length)
+	if w.opt.Mutants["kept-over-write"] {
+		v.keepAll(kept)
+	}
+	if (grew || !h.bits[vol].cover(e0, e1)) && !w.opt.Mutants["bits-after-write"] {
 		h.saveBits(source)
 	} else {
 		w.after(h.disk(0, 500*time.Microsecond), "source write", source)

@@ -340,5 +340,25 @@ func (c *controlLog) below(index uint64) int {
 	return k
 }
 
-// bitsFile is the durable bits of a source volume.
-type bitsFile struct{ durable []bool }
+// bitsFile is the durable bits of a source volume, and what is kept of a resync, with what for.
+type bitsFile struct {
+	durable []bool
+	kept    []bool
+	by      keptFor
+}
+
+// keptFor is the incarnation and the set for which the kept extents of a volume are.
+type keptFor struct {
+	inc wire.Incarnation
+	set wire.Set
+}
+
+// cover reports whether a write to some extents may begin: all bits are durable, and none is kept.
+func (b *bitsFile) cover(first, last int) bool {
+	for i := first; i <= last; i++ {
+		if !b.durable[i] || b.kept[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -76,7 +76,7 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 		if v.Primary == id {
 			h.sources[vid] = newDevice(blocks)
 			n := int((v.Size + extentSize - 1) / extentSize)
-			b := &bitsFile{durable: make([]bool, n)}
+			b := &bitsFile{durable: make([]bool, n), kept: make([]bool, n)}
 			for i := range b.durable {
 				b.durable[i] = true // never copied
 			}
@@ -142,6 +142,7 @@ func (h *host) start() {
 		bits := h.bits[vid].durable
 		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}}
 		v.ext = core.NewExtents(int64(len(v.dev.now))*blockSize, extentSize, func(i int) bool { return bits[i] })
+		v.restoreKept(h.bits[vid])
 		h.primary[vid] = v
 		h.join(v)
 	}

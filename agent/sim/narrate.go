@@ -277,7 +277,11 @@ func (s *scenario) incarnations(a, b *cluster.Group) {
 		if x.Sealed && !old.Sealed && b.GivenUp == a.GivenUp {
 			s.say("%s is sealed%s", s.inc(x.ID), s.below(b, x))
 		}
-		if x.Whole != 0 && old.Whole == 0 && len(b.Incs) > 1 {
+		switch {
+		case x.Whole == 0 || old.Whole != 0 || len(b.Incs) == 1:
+		case x.Sealed && x.Whole > x.Last:
+			s.say("%s is whole, as a part of the point that took it in", s.inc(x.ID))
+		default:
 			s.say("%s is whole: the copy of what its bits say is done", s.inc(x.ID))
 		}
 	}

@@ -17,6 +17,8 @@ type volume struct {
 	ext    *core.Extents
 	locked map[int]bool // blocks of writes under way
 	copied bool         // the first copy was finished in this incarnation
+	by     keptFor      // that what is kept is for
+	first  bool         // it was in its first copy when the incarnation began
 	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
@@ -28,6 +30,8 @@ type sourceGroup struct {
 	inc      wire.Incarnation // as last seen
 	openSeen wire.Set
 	cleaning bool
+	keeping  bool
+	keptUpTo wire.Set // what was copied in the sets up to this one was looked at, whether it is to be kept
 	copying  bool
 	queue    queueSeen
 	spilling bool
@@ -71,6 +75,7 @@ func (h *host) follow() {
 	for _, s := range h.groups {
 		s.scheduleCopy()
 		s.scheduleClean()
+		s.scheduleKeep()
 	}
 }
 
@@ -111,10 +116,11 @@ func (s *sourceGroup) followNode() {
 			w.stats.Resyncs++
 			for _, vol := range s.vols {
 				vol.copied, vol.whole = false, false
-				if vol.ext.Resync() > 0 {
+				if vol.resume(v.Open) > 0 {
 					w.stats.Copies++
 				}
 			}
+			s.keptUpTo = v.Open - 1
 			s.resynced()
 		}
 	}
@@ -231,7 +237,7 @@ func (s *sourceGroup) scheduleCopy() {
 	}
 	s.copying = true
 	alive := h.alive()
-	h.w.after(h.w.between(0, h.w.copyTakes), "copy", func() {
+	h.w.after(h.w.between(0, s.takes()), "copy", func() {
 		if !alive() {
 			return
 		}
@@ -348,8 +354,10 @@ func (h *host) saveBits(then func()) {
 		}
 		for _, id := range cluster.SortedKeys(h.primary) {
 			v := h.primary[id]
-			for i := range h.bits[id].durable {
-				h.bits[id].durable[i] = v.ext.Bit(i)
+			b := h.bits[id]
+			b.by = v.by
+			for i := range b.durable {
+				b.durable[i], b.kept[i] = v.ext.Bit(i), v.ext.Kept(i)
 			}
 		}
 		then()

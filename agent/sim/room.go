@@ -36,10 +36,21 @@ func (h *host) tellJournal() {
 // tellNeed tells the node what its next incarnation in the group would copy in a chain.
 func (s *sourceGroup) tellNeed() {
 	need := int64(0)
-	vols := s.h.node.State().Groups[s.id].Volumes
+	st := s.h.node.State()
+	g := st.Groups[s.id]
 	for _, v := range s.vols {
-		if vol := vols[v.id]; vol != nil && vol.CopiedAt != 0 && vol.Removed == nil {
-			need += int64(v.ext.Marked()) * extentTakes
+		vol := g.Volumes[v.id]
+		if vol == nil || vol.CopiedAt == 0 || vol.Removed != nil {
+			continue
+		}
+		need += int64(v.ext.Marked()) * extentTakes
+		switch {
+		case v.ext.Keeps() == 0:
+		case v.counts(g):
+			need -= int64(v.ext.Keeps()) * extentTakes
+		case st.Undecided(g, v.by.inc):
+			s.h.node.SetNeed(s.h.time(), s.id, -1)
+			return
 		}
 	}
 	s.h.node.SetNeed(s.h.time(), s.id, need)

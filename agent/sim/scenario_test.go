@@ -42,7 +42,7 @@ import (
 //	on-degraded block       the operator changes what the group does when its writes can not be held; or async
 //	promote
 //	expect-loss             from here on both copies of something may be gone
-//	show …                  view, sets, held, incarnations, points, waits, volumes
+//	show …                  view, sets, held, incarnations, points, waits, volumes, kept
 //	assert …                a condition, or not-…
 func TestScenarios(t *testing.T) {
 	for _, path := range scripts(t) {
@@ -408,6 +408,8 @@ var scenarioMutants = []struct{ script, mutant string }{
 	{"35-two-primaries-degrade", "degrade-unrecorded"},
 	{"33-promote-in-the-middle-of-a-resync", "broken-counts"},
 	{"34-a-chain-that-fills-the-journals", "chain-without-room"},
+	{"37-a-resync-goes-on", "kept-over-write"},
+	{"38-promote-as-a-resync-ends", "taken-not-said"},
 }
 
 // failing is a testing.TB on which a script may fail without failing the test.

@@ -91,10 +91,30 @@ func (s *scenario) show(what string) error {
 		}
 	case "volumes":
 		s.showVolumes(g)
+	case "kept":
+		s.showKept(g)
 	default:
-		return fmt.Errorf("show %q: want view, sets, held, incarnations, points, waits or volumes", what)
+		return fmt.Errorf("show %q: want view, sets, held, incarnations, points, waits, volumes or kept", what)
 	}
 	return nil
+}
+
+// showKept says what of a resync is kept on the primaries' disks, by the first block of each extent.
+func (s *scenario) showKept(g *cluster.Group) {
+	for _, id := range cluster.SortedKeys(g.Volumes) {
+		v := g.Volumes[id]
+		b, said := s.w.host(v.Primary).bits[id], ""
+		for i, kept := range b.kept {
+			if kept {
+				said += fmt.Sprintf(" %d", i*extentSize/blockSize)
+			}
+		}
+		if said == "" {
+			s.say("%s: nothing is kept", v.Name)
+		} else {
+			s.say("%s: kept for %s and set %d, blocks from%s", v.Name, s.inc(b.by.inc), b.by.set, said)
+		}
+	}
 }
 
 func (s *scenario) showView(st *cluster.State) {

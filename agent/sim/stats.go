@@ -11,6 +11,7 @@ type Stats struct {
 	Events, Writes, Sets, Checks, Points       int
 	Kills, Losses, Left, GiveUps, Seals, Voids int
 	Promotes, Resyncs, Copies, PowerCuts       int
+	Kept, Resumed, Interrupted                 int // extents that were noted as kept of a resync, that were not copied again for it; resyncs ended early
 	Folded                                     int // updates that were superseded before they were sent
 	Spilled, SpoolsLost                        int // payloads that primaries wrote to their spools, and that could not be read back
 	JournalsLost, SourceErrors, TargetErrors   int
@@ -48,6 +49,9 @@ func (s *Stats) add(o Stats) {
 	s.Folded += o.Folded
 	s.Spilled += o.Spilled
 	s.SpoolsLost += o.SpoolsLost
+	s.Kept += o.Kept
+	s.Resumed += o.Resumed
+	s.Interrupted += o.Interrupted
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns
 	s.SmallJournals += o.SmallJournals
@@ -85,7 +89,7 @@ func (s *Stats) digest(e *event) {
 func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes (%d folded updates, %d spilled, %d spools that failed), %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Folded, s.Spilled, s.SpoolsLost, s.Sets, s.Checks, s.Points)
-	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
+	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs (%d interrupted; %d extents kept, %d not copied again)", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.Interrupted, s.Kept, s.Resumed)
 	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals; %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Degraded, s.Again, s.Early, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()

@@ -59,9 +59,11 @@ type World struct {
 	// Of the faults, see kind.
 	lossy       float64 // chance that a message is lost
 	dupes       float64
-	survivors   *rand.Rand    // chance of survivorAway, nil for never
-	lasting     *rand.Rand    // draws the link of lastingCut, nil for none
-	applyStalls *rand.Rand    // chance of applyStalls, nil for never
+	survivors   *rand.Rand // chance of survivorAway, nil for never
+	lasting     *rand.Rand // draws the link of lastingCut, nil for none
+	applyStalls *rand.Rand // chance of applyStalls, nil for never
+	interrupts  *rand.Rand // ends resyncs early, nil for never; an extent of one takes resyncTakes at most then
+	resyncTakes time.Duration
 	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
 	generation  uint64 // of the cluster
@@ -148,6 +150,7 @@ func Run(opt Options) (stats Stats, err error) {
 		stats.Virtual = w.now
 	}()
 	w.build(w.draw())
+	w.drawInterrupts()
 	for _, h := range w.hosts {
 		h.start()
 	}
@@ -381,6 +384,9 @@ func (w *World) course() {
 		if w.chance(0.15) {
 			length = w.between(7*time.Second, 20*time.Second) // time for a second loss
 		}
+	}
+	if w.interrupts != nil && w.opt.Length == 0 {
+		length += interruptsMore
 	}
 	planned := plan(w.opt.Seed, length)
 	w.stats.Planned = length
