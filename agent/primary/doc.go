@@ -23,6 +23,7 @@
 //	group.go      the volumes that are cut together; what the node says of them; the waits for it
 //	held.go       requests that wait to be held (sync)
 //	overload.go   pace, then suspend
+//	grow.go       volumes that grow
 //	follow.go     opens and closes volumes as the cluster state wants them
 //	watch.go      looks at the node when it is woken and tells everybody
 //	copy.go       first copies and resyncs; what of a source can not be read for them (unreadable.go); targets that were
@@ -69,6 +70,6 @@
 //
 // # Goroutines
 //
-// The watcher, the follower and one sender for each component belong to the Primary, a copier to each group, a cleaner to
+// The watcher, the follower and one sender for each component belong to the Primary, a copier to each group, a cleaner and a grower to
 // each volume. Each ends by its owner's stop and is waited for by Close, or by whoever closes the group or volume.
 package primary

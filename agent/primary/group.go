@@ -230,9 +230,12 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	report.events = append(report.events, compared...)
 	tell = tell || ended
 	checking := g.check != nil || len(o.seeds) > 0
-	if o.view.Applied > before.Applied {
-		for _, v := range g.volumes {
+	for _, v := range g.volumes {
+		if o.view.Applied > before.Applied {
 			kick(v.applied)
+		}
+		if v.growth.to.Load() != 0 {
+			kick(v.growth.now)
 		}
 	}
 	g.mu.Unlock()
@@ -280,10 +283,10 @@ func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (b
 		}
 		if v.inc == 0 && g.view.Inc != 0 && g.view.Open != 0 {
 			v.inc = g.view.Inc
-			todo := min(v.marks.resync(), v.size)
+			todo := min(v.marks.resync(), v.size())
 			v.whole, v.wholeSeq = todo == 0, 0
 			v.wasWhole = v.whole
-			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size, todo, slices.Contains(first, v.id)), unread{}
+			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size(), todo, slices.Contains(first, v.id)), unread{}
 			g.tempo.renew()
 			begun = append(begun, v.run.begun(v.name, v.inc))
 		}
@@ -316,9 +319,9 @@ func (g *group) tellCopies() {
 				return // what is known here is of another incarnation
 			}
 			toCopy, _ := v.marks.toCopy()
-			left += min(toCopy, v.size)
+			left += min(toCopy, v.size())
 			total += v.run.total
-			if st := v.run.status(now, min(toCopy, v.size)); st.Left > 0 {
+			if st := v.run.status(now, min(toCopy, v.size())); st.Left > 0 {
 				st.Volume = v.id
 				copies = append(copies, st)
 			}

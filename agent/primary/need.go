@@ -22,7 +22,7 @@ func (g *group) need(n *core.Node) (bytes int64) {
 	defer g.mu.Unlock()
 	for _, v := range g.volumes {
 		if w := grp.Volumes[v.id]; w != nil && w.CopiedAt != 0 && w.Removed == nil {
-			bytes += min(v.marks.resyncs(), v.size)
+			bytes += min(v.marks.resyncs(), v.size())
 		}
 	}
 	return bytes
