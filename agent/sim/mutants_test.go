@@ -38,6 +38,10 @@ var mutants = []struct {
 	{"fold-sent", 150, "an update that was sent is folded"},
 	{"degrade-unrecorded", 60, "a sync group acknowledges what is not held before it is recorded that it is degraded"},
 	{"synchronous-unheld", 60, "a degraded group is synchronous again before all that it acknowledged is held"},
+	{"grow-unapplied", 100, "a volume has grown before its target has the new range"},
+	{"grow-early", 60, "clients get the new size before the new range is numbered"},
+	{"grow-not-zeroed", 60, "a source shows what was behind the volume's end"},
+	{"reach-dropped", 300, "an update above the size that a component knows is acknowledged and dropped"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 

@@ -17,6 +17,7 @@ type volume struct {
 	ext    *core.Extents
 	locked map[int]bool // blocks of writes under way
 	copied bool         // the first copy was finished in this incarnation
+	grows  bool         // its grower is at work
 	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
@@ -116,6 +117,9 @@ func (s *sourceGroup) followNode() {
 	}
 	if v.Open != s.openSeen {
 		s.openSeen = v.Open
+	}
+	for _, vol := range s.vols {
+		s.follow(vol)
 	}
 }
 
@@ -341,9 +345,11 @@ func (h *host) saveBits(then func()) {
 			return
 		}
 		for _, id := range cluster.SortedKeys(h.primary) {
-			v := h.primary[id]
-			for i := range h.bits[id].durable {
-				h.bits[id].durable[i] = v.ext.Bit(i)
+			v, b := h.primary[id], h.bits[id]
+			b.size = v.ext.Size()
+			b.durable = append(b.durable, make([]bool, v.ext.Len()-len(b.durable))...)
+			for i := range b.durable {
+				b.durable[i] = v.ext.Bit(i)
 			}
 		}
 		then()
