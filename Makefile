@@ -6,7 +6,9 @@
 #   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
 #   make test-install  installs, runs, upgrades and removes them in fresh minimal systems; as root
 
-#   make test-vm  volumes as /dev/nbdX in a virtual machine: file systems, a database, agents that are killed; as root
+#   make test-vm  volumes as /dev/nbdX in virtual machines: file systems, databases, agents that are killed, power cuts; as root.
+#                VM_FLAGS='-run Scenarios/powercuts' for one boot, VM_ROUNDS=100 for so many power cuts
+#   make test-vm-qemu  the same in qemu with Debian's own kernel and two processors; takes about an hour
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make measure  how long writes stall when components die, takeovers, cuts, scaling; MEASURE_JSON=file, MEASURE_FLAGS=-h for options
@@ -16,9 +18,12 @@
 GO        ?= go
 SEEDS     ?= 1000
 SEED_BASE ?= 1
+VM_ROUNDS   ?= 0
+VM_TIME     ?= 15m
+VM_PATIENCE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net test-vm packages test-install demo bench measure bench-go clean
+.PHONY: build test test-deps vet sim test-net test-vm test-vm-qemu packages test-install demo bench measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -61,7 +66,11 @@ test-install: packages
 	scripts/test-install.sh
 
 test-vm: test-deps
-	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -tags vmtest -count=1 -timeout 12m -v ./internal/vmtest
+	FLOTILLA_OWNER=$$PPID $(GO) test -tags vmtest -count=1 -parallel 2 -timeout $(VM_TIME) -v $(VM_FLAGS) ./internal/vmtest -rounds=$(VM_ROUNDS) -patience=$(VM_PATIENCE)
+
+test-vm-qemu:
+	scripts/test-deps.sh vm-qemu
+	FLOTILLA_OWNER=$$PPID QEMU_KERNEL=$$(scripts/qemu-kernel.sh) $(GO) test -tags vmtest -count=1 -parallel 1 -timeout 3h -v $(VM_FLAGS) ./internal/vmtest -kernel=qemu -rounds=$(VM_ROUNDS) -patience=$(VM_PATIENCE)
 
 demo: build
 	bin/flotilla demo

@@ -28,6 +28,7 @@ const (
 	maxConfigLength = 1 << 20
 	maxSocketPath   = 107 // bytes of a Unix socket's path in the kernel, less the final zero
 	minJournalLimit = 256 << 20
+	minSpoolLimit   = cluster.MinSpool
 )
 
 // Config is an agent's own file: what only this host can know. Everything else is cluster state.
@@ -45,6 +46,7 @@ type Config struct {
 	Roles    []Role        `yaml:"roles"`
 	Domain   string        `yaml:"domain"` // failure domain, such as the site; taken at the join, changed by `flotilla component set`
 	Journal  JournalConfig `yaml:"journal"`
+	Spool    SpoolConfig   `yaml:"spool"`
 	NBD      NBDConfig     `yaml:"nbd"`
 	Log      LogConfig     `yaml:"log"`
 	Limits   LimitsConfig  `yaml:"limits"`
@@ -63,6 +65,21 @@ type ActivityLogConfig struct {
 type JournalConfig struct {
 	Dir   string `yaml:"dir"`   // state_dir/journal when empty
 	Limit Size   `yaml:"limit"` // bytes
+}
+
+// SpoolConfig says where a primary keeps what waits to be sent when that is too much for memory, and how much of it for all
+// groups. What one group may take is the group's.
+type SpoolConfig struct {
+	Dir   string `yaml:"dir"`   // state_dir/spool when empty; the agent's name is added to any other
+	Limit Size   `yaml:"limit"` // bytes; 0 for none
+}
+
+// total is the limit as a primary takes it.
+func (c *SpoolConfig) total() int64 {
+	if c.Limit == 0 {
+		return -1
+	}
+	return int64(c.Limit)
 }
 
 // NBDConfig says where clients reach the volumes of a primary and the promoted targets of a secondary.
@@ -100,6 +117,7 @@ func DefaultConfig() Config {
 	return Config{
 		StateDir: "/var/lib/flotilla",
 		Journal:  JournalConfig{Limit: 8 << 30},
+		Spool:    SpoolConfig{Limit: 8 << 30},
 		Log:      LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -141,6 +159,11 @@ func ParseConfig(text []byte) (Config, error) {
 	if c.Journal.Dir == "" {
 		c.Journal.Dir = filepath.Join(c.StateDir, "journal")
 	}
+	if c.Spool.Dir == "" {
+		c.Spool.Dir = filepath.Join(c.StateDir, "spool")
+	} else if c.Name != "" {
+		c.Spool.Dir = filepath.Join(c.Spool.Dir, c.Name) // another agent may have been given the same
+	}
 	if c.Advertise == "" {
 		c.Advertise = c.Listen
 	}
@@ -180,6 +203,14 @@ func (c *Config) Validate() error {
 		}
 		if c.Journal.Limit < minJournalLimit {
 			wrong("journal.limit", c.Journal.Limit, fmt.Sprintf("give at least %v", Size(minJournalLimit)))
+		}
+	}
+	if c.Has(Primary) {
+		if !filepath.IsAbs(c.Spool.Dir) {
+			wrong("spool.dir", c.Spool.Dir, "give an absolute path")
+		}
+		if c.Spool.Limit != 0 && c.Spool.Limit < minSpoolLimit {
+			wrong("spool.limit", c.Spool.Limit, fmt.Sprintf("give at least %v, or 0 for no spool", Size(minSpoolLimit)))
 		}
 	}
 	c.validateNBD(wrong)

@@ -38,6 +38,23 @@ activity_log: {off: true}
 	}
 }
 
+// A spool lies in the state directory, or below another one that agents may share.
+func TestSpoolDirectory(t *testing.T) {
+	for _, tc := range []struct {
+		text, dir string
+		limit     agent.Size
+	}{
+		{"", "/var/lib/flotilla/spool", 8 << 30},
+		{"spool: {dir: /big, limit: 64MiB}", "/big/a", 64 << 20},
+		{"spool: {limit: 0}", "/var/lib/flotilla/spool", 0},
+	} {
+		c, err := agent.ParseConfig([]byte(smallConfig + tc.text))
+		if err != nil || c.Spool.Dir != tc.dir || c.Spool.Limit != tc.limit {
+			t.Errorf("%q: %+v, %v", tc.text, c.Spool, err)
+		}
+	}
+}
+
 // A component may have an address for other components, with a port of its own or behind the one it has.
 func TestComponentAddress(t *testing.T) {
 	for _, tc := range []struct{ text, listen, advertise string }{
@@ -83,6 +100,8 @@ func TestConfigRefuses(t *testing.T) {
 		"nbd on component":  {"nbd: {unix: /run/nbd.sock}", "component_listen: 127.0.0.2:7432\nnbd: {listen: 127.0.0.2:7432}", []string{"nbd.listen", "component_listen"}},
 		"nbd relative":      {"/run/nbd.sock", "nbd.sock", []string{"nbd.unix", "absolute"}},
 		"small journal":     {"nbd:", "journal: {limit: 1MiB}\nnbd:", []string{"journal.limit", "1MiB", "256MiB"}},
+		"small spool":       {"nbd:", "spool: {limit: 1MiB}\nnbd:", []string{"spool.limit", "1MiB", "64MiB", "0 for no spool"}},
+		"spool relative":    {"nbd:", "spool: {dir: spool}\nnbd:", []string{"spool.dir", "spool/a", "absolute"}},
 		"bad size":          {"nbd:", "journal: {limit: 10 gigs}\nnbd:", []string{"10 gigs", "such as 10GiB"}},
 		"log level":         {"nbd:", "log: {level: loud}\nnbd:", []string{"log.level", "loud", "debug"}},
 		"log format":        {"nbd:", "log: {format: xml}\nnbd:", []string{"log.format", "xml", "json"}},

@@ -55,6 +55,7 @@ var faultRemedies = map[string]string{
 	primary.SourceUnreadable:    "write the range anew, or mend the disk: it is copied when it can be read; docs/runbook.md, Disk errors",
 	primary.SourceFailed:        "look at the disk; after a failed flush restart the agent on a sound one; docs/runbook.md, Disk errors",
 	primary.SourceUnavailable:   "do what it says: it is tried again by itself",
+	primary.SpoolFailed:         "look at the disk of spool.dir; the spool is tried again after 5 min, and until then writes are delayed sooner; docs/runbook.md, Overload",
 	backup.JournalLost:          "nothing, if it happens once: it comes back as new; otherwise replace the disk",
 	backup.JournalUnusable:      "mend the journal's directory or disk, or name another in journal.dir and restart the agent",
 	secondary.TargetFailed:      "mend the device: it is written again by itself; a new, empty one: flotilla volume recopy GROUP/VOLUME",

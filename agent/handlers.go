@@ -111,13 +111,16 @@ func (s *apiServer) getLocal(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *apiServer) getDevice(w http.ResponseWriter, r *http.Request) error {
 	path := r.URL.Query().Get("path")
-	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: true, Buffered: true})
+	seen, err := blockdev.Inspect(path)
 	if err != nil {
 		return &api.Error{Code: api.Invalid, Text: err.Error()}
 	}
-	answer := api.Device{Path: path, Size: dev.Size(), SizeWithBitmap: primary.SizeWithBitmap(dev.Size())}
-	if err := dev.Close(); err != nil {
-		return err
+	answer := api.Device{Path: path, Size: seen.Size, SizeWithBitmap: primary.SizeWithBitmap(seen.Size), Signatures: seen.Signatures}
+	if seen.Block {
+		answer.LogicalBlock = seen.BlockSizes.Logical
+	}
+	for _, u := range seen.Uses {
+		answer.Uses = append(answer.Uses, u.String())
 	}
 	writeJSON(w, http.StatusOK, answer)
 	return nil
@@ -174,7 +177,7 @@ func (s *apiServer) postGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.change(w, r, func(*core.Node) (cluster.Command, error) {
 		return cluster.Command{CreateGroup: &cluster.CreateGroup{
-			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: api.Rate(q.ResyncRate), Bandwidth: api.Rate(q.Bandwidth),
+			Name: q.Name, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, PortionSize: q.PortionSize, ResyncRate: api.Rate(q.ResyncRate), Bandwidth: api.Rate(q.Bandwidth), Spool: spoolOf(q.Spool),
 			Contract: cluster.Contract{OnDegraded: onDegraded, DegradeAfterMS: q.DegradeAfterMS},
 		}}, nil
 	})
@@ -213,6 +216,9 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		set := &cluster.SetGroup{
 			Group: g.ID, Mode: mode, PeriodMS: q.PeriodMS, SetBytes: q.SetBytes, Schedule: scheduleOf(q.CheckSchedule), ResyncRate: q.ResyncRate, Bandwidth: q.Bandwidth,
 		}
+		if q.Spool != nil {
+			set.Spool = new(spoolOf(q.Spool))
+		}
 		if q.OnDegraded != "" {
 			set.OnDegraded = &onDegraded
 		}
@@ -221,6 +227,17 @@ func (s *apiServer) patchGroup(w http.ResponseWriter, r *http.Request) error {
 		}
 		return cluster.Command{SetGroup: set}, nil
 	})
+}
+
+// spoolOf returns the size of a spool as the state has it: nothing said is its default, and nothing wanted is not 0.
+func spoolOf(bytes *int64) int64 {
+	switch {
+	case bytes == nil:
+		return 0
+	case *bytes == 0:
+		return cluster.NoSpool
+	}
+	return *bytes
 }
 
 // allowInconsistent has the resyncs of a group applied in place.
@@ -302,6 +319,7 @@ func (s *apiServer) postVolume(w http.ResponseWriter, r *http.Request) error {
 		return cluster.Command{CreateVolume: &cluster.CreateVolume{
 			Group: g.ID, Name: q.Name, Size: q.Size,
 			Primary: primary.ID, Source: q.Source, Secondary: secondary.ID, Target: q.Target, Seeded: q.Seeded, BitmapAtEnd: q.BitmapAtEnd,
+			Overwrite: q.Force,
 		}}, nil
 	})
 }

@@ -30,6 +30,7 @@ type collector struct {
 	view, members, captain, eventCount       *prometheus.Desc
 	set, rpo, queued, copyLeft, hold         *prometheus.Desc
 	written, folded, compressed, sent        *prometheus.Desc
+	spooled, spoolFull, spoolUsed            *prometheus.Desc
 	journalUsed, journalLimit, updates       *prometheus.Desc
 	share, taken, waiting, unheld            *prometheus.Desc
 	peerSent, peerReceived, peerConnected    *prometheus.Desc
@@ -52,6 +53,9 @@ func newCollector(status func() (*api.Status, bool), events *eventLog, holds *ho
 		rpo:        d("group_rpo_seconds", "Age of the newest recovery point.", "group"),
 		degraded:   d("group_degraded", "1 while a sync group is degraded: what it acknowledges, or has acknowledged, may not be held.", "group"),
 		queued:     d("source_queued_bytes", "What a primary holds that is not yet held by components; on the captain.", "group", "agent"),
+		spooled:    d("source_spooled_bytes", "Of these, what lies in the primary's spool; on the captain.", "group", "agent"),
+		spoolFull:  d("source_full_seconds", "While a queue is too long and grows: when its spool, or without one the queue, will be full; on the captain.", "group", "agent"),
+		spoolUsed:  d("spool_used_bytes", "Disk space that the spools of this primary take."),
 		copyLeft:   d("source_copy_left_bytes", "What a primary still has to copy; on the captain.", "group", "agent"),
 		written:    d("source_written_bytes_total", "Data of updates that a primary numbered, copies included, since its start; on the captain.", "group", "agent"),
 		folded:     d("source_folded_bytes_total", "Of these, what was superseded in its set before it was sent, and never is; on the captain.", "group", "agent"),
@@ -94,7 +98,7 @@ func newMetricsHandler(c *collector) http.Handler {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.copyLeft, c.written, c.folded, c.compressed, c.sent, c.hold,
+		c.view, c.members, c.captain, c.eventCount, c.set, c.rpo, c.queued, c.spooled, c.spoolFull, c.spoolUsed, c.copyLeft, c.written, c.folded, c.compressed, c.sent, c.hold,
 		c.journalUsed, c.journalLimit, c.updates, c.share, c.taken, c.waiting, c.unheld, c.peerSent, c.peerReceived, c.peerConnected, c.nbdConnections, c.nbdAnswered, c.nbdBuffered,
 		c.copyRead, c.copyHoles, c.copyRate, c.certificate, c.degraded,
 	} {
@@ -147,6 +151,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		for j := range g.Primaries {
 			if p := &g.Primaries[j]; p.Known {
 				gauge(c.queued, float64(p.Queued), g.Name, p.Agent)
+				spooled := int64(0)
+				if o := p.Overload; o != nil {
+					spooled = o.Spooled
+					if o.FullSeconds != nil {
+						gauge(c.spoolFull, *o.FullSeconds, g.Name, p.Agent)
+					}
+				}
+				gauge(c.spooled, float64(spooled), g.Name, p.Agent)
 				gauge(c.copyLeft, float64(p.CopyLeft), g.Name, p.Agent)
 				counter(c.written, float64(p.Written), g.Name, p.Agent)
 				counter(c.folded, float64(p.Folded), g.Name, p.Agent)
@@ -181,7 +193,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter(c.nbdAnswered, float64(n.Answered))
 	gauge(c.nbdBuffered, float64(n.BufferBytes))
 	if c.source != nil {
-		for _, g := range c.source().Groups {
+		source := c.source()
+		gauge(c.spoolUsed, float64(source.Spool))
+		for _, g := range source.Groups {
 			for _, v := range g.Volumes {
 				if v.Open {
 					counter(c.copyRead, float64(v.Read), v.Name)

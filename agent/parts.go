@@ -179,7 +179,7 @@ func (a *Agent) newRoles() error {
 		// Its events reach the log by way of OnEvent, as everybody's do.
 		p.primary, err = primary.New(primary.Options{
 			Dir: a.dir.primary(), Sender: p.transport, Exporter: p.exports, OnEvent: p.events.one, Codec: wire.CodecAuto,
-			Limits: primary.Limits{NoActivityLog: a.cfg.ActivityLog.Off},
+			SpoolDir: a.cfg.Spool.Dir, Limits: primary.Limits{NoActivityLog: a.cfg.ActivityLog.Off, SpoolTotal: a.cfg.Spool.total()},
 		})
 	}
 	return err

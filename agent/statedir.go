@@ -23,6 +23,7 @@ var ErrInUse = errors.New("state directory is in use")
 //	peers.json  where the cluster was found at the join
 //	devices.json  exports that have a block device on this host
 //	journal/    updates held for others, unless journal.dir names another place
+//	spool/      what waits to be sent and is too much for memory, unless spool.dir names another place; its files have no names
 //	primary/    activity logs and bitmaps of source volumes
 //	secondary/  records of target volumes
 type stateDir struct {

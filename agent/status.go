@@ -117,7 +117,7 @@ func (b *statusBuilder) agent(a *cluster.Agent) {
 func (b *statusBuilder) group(g *cluster.Group) {
 	out := api.Group{
 		ID: uint32(g.ID), Name: g.Name, Mode: g.Mode.String(), PeriodMS: g.PeriodMS, SetBytes: g.SetBytes,
-		PortionSize: g.PortionSize, ResyncRate: g.ResyncRate, Bandwidth: g.Bandwidth, Phase: g.Phase.String(),
+		PortionSize: g.PortionSize, ResyncRate: g.ResyncRate, Bandwidth: g.Bandwidth, Spool: g.SpoolBytes(), Phase: g.Phase.String(),
 		Granted: uint64(g.Granted), Committed: uint64(g.Committed), Applying: uint64(g.ApplyTo), Applied: uint64(g.Applied),
 		Point: pointOf(newestPoint(g)), OnTargets: pointOf(g.Point), Torn: g.Torn,
 		Primaries: []api.Source{}, Volumes: []api.Volume{},
@@ -200,9 +200,21 @@ func (b *statusBuilder) source(g *cluster.Group, p wire.AgentID) api.Source {
 		if gs.NoRoom {
 			src.ResyncNeeds = gs.Need
 		}
+		src.Overload = overloadOf(gs.Overload)
 		src.Written, src.Folded, src.Compressed, src.Sent = gs.Written, gs.Folded, gs.Compressed(), gs.Sent
 	}
 	return src
+}
+
+func overloadOf(o *core.Overload) *api.Overload {
+	if o == nil {
+		return nil
+	}
+	out := &api.Overload{Step: o.Step, DelayMS: float64(o.Delay) / float64(time.Millisecond), Spooled: o.Spooled, Spool: o.Spool}
+	if o.FullIn > 0 {
+		out.FullSeconds = new(o.FullIn.Seconds())
+	}
+	return out
 }
 
 func (b *statusBuilder) groupStatus(g *cluster.Group, p wire.AgentID) *core.GroupStatus {

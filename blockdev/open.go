@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"flotilla/blockdev/usage"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,13 +25,22 @@ type Options struct {
 	Buffered bool
 	// Exclusive claims the device until it is closed. A block device is claimed
 	// from mounts and other claims of this kind (O_EXCL), a regular file from
-	// others that lock it with flock. If it is taken, Open fails with ErrInUse.
+	// others that lock it with flock. If it is taken, or used by the kernel in one
+	// of the ways that package usage knows, Open fails with ErrInUse.
 	Exclusive bool
 }
 
 // Open opens the regular file or the block device at path; symbolic links are
-// followed. Anything else fails with ErrNotBlockStorage.
+// followed. Anything else fails with ErrNotBlockStorage. A path that begins with
+// LoopPrefix stands for a loop device on the file that it goes on to name.
 func Open(path string, opts Options) (Device, error) {
+	if file, ok := strings.CutPrefix(path, LoopPrefix); ok {
+		return openLoop(file, opts)
+	}
+	return openPath(path, opts)
+}
+
+func openPath(path string, opts Options) (Device, error) {
 	if opts.Direct && opts.Buffered {
 		return nil, fmt.Errorf("open %s: direct and buffered contradict each other; choose one", path)
 	}
@@ -63,7 +75,25 @@ func Open(path string, opts Options) (Device, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
+	if opts.Exclusive {
+		// Once it is claimed: nobody else can begin to use it unseen, and what was begun before is seen.
+		if err := unused(path); err != nil {
+			return nil, errors.Join(err, dev.Close())
+		}
+	}
 	return dev, nil
+}
+
+// unused returns an error with ErrInUse if the kernel uses the file or device.
+func unused(path string) error {
+	uses, err := usage.Of(path)
+	if err != nil {
+		return err
+	}
+	if len(uses) > 0 {
+		return fmt.Errorf("open %s: %w: %s", path, ErrInUse, usage.Describe(uses))
+	}
+	return nil
 }
 
 func newDevice(path string, fd int, st *unix.Stat_t, opts Options) (Device, error) {
@@ -141,6 +171,9 @@ func openDescriptor(path string, readOnly bool, flags int) (int, error) {
 func explainOpen(path string, opts Options, flags int, err error) error {
 	switch {
 	case errors.Is(err, unix.EBUSY):
+		if err := unused(path); errors.Is(err, ErrInUse) {
+			return err
+		}
 		return fmt.Errorf("open %s: %w; unmount it or stop what holds it (lsblk %s and fuser -v %s show it)", path, ErrInUse, path, path)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("open %s for writing: %w", path, ErrReadOnly)

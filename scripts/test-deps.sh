@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the programs are there that tests use besides Go; with the argument `install`, those of `make test-install`. On
-# Debian as root it installs what is missing; otherwise it names it and fails.
+# Makes sure that the programs are there that tests use besides Go; with the argument `install`, those of `make test-install`,
+# with `vm-qemu` those of `make test-vm-qemu`. On Debian as root it installs what is missing; otherwise it names it and fails.
 set -euo pipefail
 
 # A program and the Debian package that has it.
@@ -18,6 +18,9 @@ wanted=(
 	busybox:busybox-static
 	python3:python3
 	linux.uml:user-mode-linux
+	dmsetup:dmsetup
+	sfdisk:fdisk
+	setpriv:util-linux
 	losetup:util-linux
 	ip:iproute2
 	tc:iproute2
@@ -34,6 +37,13 @@ if [ "${1-}" = install ]; then
 		shellcheck:shellcheck
 		systemd-analyze:systemd
 		systemd-nspawn:systemd-container
+	)
+fi
+if [ "${1-}" = vm-qemu ]; then
+	wanted+=(
+		qemu-system-x86_64:qemu-system-x86
+		depmod:kmod
+		cpio:cpio
 	)
 fi
 

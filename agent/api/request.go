@@ -15,6 +15,9 @@ type GroupRequest struct {
 	ResyncRate *int64 `json:"resync_rate_bytes_per_second,omitempty"`
 	// Bandwidth limits what each primary of the group sends, in bytes a second; 0 is no limit, null leaves what is.
 	Bandwidth *int64 `json:"bandwidth_bytes_per_second,omitempty"`
+	// Spool is how much each primary of the group may keep on disk of what waits to be sent, in bytes; 0 is nothing, null leaves
+	// what is, or means the default.
+	Spool *int64 `json:"spool_bytes,omitempty"`
 	// OnDegraded is what a sync group does whose writes can not be held: "block", or "async", to go on without that promise once
 	// a write has waited for DegradeAfterMS. Empty and 0 leave what is.
 	OnDegraded     string `json:"on_degraded,omitempty"`
@@ -48,6 +51,8 @@ type VolumeRequest struct {
 	BitmapAtEnd bool `json:"bitmap_at_end,omitempty"`
 	// Seeded says that the target was filled by hand: it is compared, and what differs is copied.
 	Seeded bool `json:"seeded,omitempty"`
+	// Force says that what the target holds may be overwritten.
+	Force bool `json:"force,omitempty"`
 }
 
 // ResizeRequest makes a volume larger, to what its source has where Size is 0.
@@ -177,6 +182,12 @@ type Device struct {
 	Size int64  `json:"size_bytes"`
 	// SizeWithBitmap is how large a volume it has room for with the bitmap behind it; 0 where there is no room.
 	SizeWithBitmap int64 `json:"size_with_bitmap_bytes"`
+	// LogicalBlock is the sector size of a block device in bytes; 0 of a file, and from an older agent.
+	LogicalBlock int `json:"logical_block_bytes,omitempty"`
+	// Uses says what keeps the device from being taken: by whom it is used, and what ends that.
+	Uses []string `json:"uses,omitempty"`
+	// Signatures names what it holds: file systems, partition tables and the like.
+	Signatures []string `json:"signatures,omitempty"`
 }
 
 // Event is something that happened on one agent.

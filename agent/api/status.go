@@ -89,6 +89,7 @@ type Group struct {
 	PortionSize uint64 `json:"portion_size_bytes"`
 	ResyncRate  int64  `json:"resync_rate_bytes_per_second"` // ceiling of each primary's copies, 0 for none
 	Bandwidth   int64  `json:"bandwidth_bytes_per_second"`   // of what each primary sends; 0 is no limit
+	Spool       int64  `json:"spool_bytes"`                  // that each primary may keep on disk of what waits to be sent; 0 is none
 	Phase       string `json:"phase"`
 
 	Open      uint64 `json:"open"` // 0 while none is
@@ -143,12 +144,26 @@ type Source struct {
 	// then it is not attached, and what is written is in its bitmap only.
 	ResyncNeeds int64 `json:"resync_needs_bytes,omitempty"`
 
+	// Overload is what it does about a queue that is too long; null while that is not so.
+	Overload *Overload `json:"overload"`
+
 	// Since the start of the primary's agent. Written less Folded is what is to be sent; Compressed is what compression saved
 	// of it and of what was sent again; Sent is the length of all frames of updates.
 	Written    int64 `json:"written_bytes"`
 	Folded     int64 `json:"folded_bytes"`
 	Compressed int64 `json:"compressed_bytes"`
 	Sent       int64 `json:"sent_bytes"`
+}
+
+// Overload is what a primary does while writes come faster than they are held.
+type Overload struct {
+	Step    string  `json:"step"` // "pace": writes are delayed; "spill": the queue goes to disk; "suspend": it is dropped, to be copied later
+	DelayMS float64 `json:"delay_ms"`
+	// Spooled is what lies in the spool; Spool is what that takes, less than the group's where disk or agent have no more.
+	Spooled int64 `json:"spooled_bytes"`
+	Spool   int64 `json:"spool_bytes"`
+	// FullSeconds is when the spool, or without one the queue, will be full at the rate of the last seconds; null when it does not grow.
+	FullSeconds *float64 `json:"full_in_seconds"`
 }
 
 // Volume is one replicated device.

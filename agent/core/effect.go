@@ -91,7 +91,7 @@ type Outgoing struct {
 	To      wire.AgentID
 	Route   wire.Route
 	Header  wire.BodyHeader
-	Updates []wire.Update // Sum not yet made
+	Updates []wire.Update // Sum not yet made; without data where the handle is one that was given to Spilled
 	Handles []any         // their payload handles: to be kept from reuse until the frame is encoded, whatever Release says
 	Bytes   int64
 	Rate    int64 // the group's bandwidth, bytes a second; 0 for no limit
@@ -161,7 +161,10 @@ type GroupView struct {
 	HeldUpTo wire.Seq
 	Queued   int64
 	Folded   int64 // of the updates above HeldUpTo, those that were folded: there is nothing in memory for them
-	Whole    bool  // no resync is under way, so in sync mode I/O may be acknowledged
+	// Of Queued, data that are not in memory, and of how many updates: see Spillable.
+	Spilled        int64
+	SpilledUpdates int64
+	Whole          bool // no resync is under way, so in sync mode I/O may be acknowledged
 	// Early says that a sync group is degraded: what was submitted by the time at which the state was at Index, and what
 	// could not be, may be acknowledged as in async.
 	Early bool

@@ -99,7 +99,7 @@ func (s *source) nextFrame(to wire.AgentID, maxBytes int64) *Outgoing {
 			break
 		}
 		out.Bytes += it.cost()
-		s.traffic.Framed += int64(len(it.u.Data))
+		s.traffic.Framed += it.size()
 		out.Updates = append(out.Updates, it.u)
 		out.Handles = append(out.Handles, it.handle)
 		it.flight = out.Route.No
@@ -163,6 +163,7 @@ func (s *source) advance() {
 }
 
 func (s *source) release(it *item) {
+	s.unspill(it)
 	if it.handle != nil {
 		s.n.eff.Release = append(s.n.eff.Release, it.handle)
 		it.handle = nil

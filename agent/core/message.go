@@ -77,7 +77,19 @@ type (
 		// Degradation.At of the ending before which all that it acknowledged is covered.
 		Lag    time.Duration `cbor:",omitempty"`
 		Covers uint64        `cbor:",omitempty"`
+		// Overload is not nil while writes come faster than they are sent.
+		Overload *Overload `cbor:",omitempty"`
 		Traffic
+	}
+	// Overload is what a primary does about a queue that grows, see SetOverload.
+	Overload struct {
+		Step  string        // "pace", "spill", or "suspend"
+		Delay time.Duration `cbor:",omitempty"` // of a write that comes now
+		// Of its spool, in bytes: what is in it, and what it takes.
+		Spooled int64 `cbor:",omitempty"`
+		Spool   int64 `cbor:",omitempty"`
+		// FullIn is when the spool, or without one the queue, will be full at the rate of the last seconds; 0 when it does not grow.
+		FullIn time.Duration `cbor:",omitempty"`
 	}
 	// CopyStatus is how far the copy of one volume is, in bytes and bytes a second.
 	CopyStatus struct {

@@ -192,7 +192,7 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 		// sets must not keep it out.
 		urgent := r.Flags&rebuilding != 0 || b.Set <= g.Committed+1
 		c.store(f, Store{ID: f.id, Group: b.Group, Set: b.Set, Body: b, Urgent: urgent})
-		if !asMirror && !w.forward && f.entries[0].h.mirror != 0 {
+		if !asMirror && !w.forward {
 			c.mirrorFrame(f, r, b)
 		}
 	}
@@ -215,9 +215,20 @@ func (c *component) take(from wire.AgentID, r wire.Route, b *wire.Body, asMirror
 	c.acking.add(w)
 }
 
-// mirrorFrame sends a frame on to the mirror, as it came.
+// mirrorFrame sends a frame on to the mirror, as it came. A primary that has not heard yet of a component that joined, or this
+// owner itself, may be behind: then what stands in one frame may have several mirrors here, and each gets its part out of the
+// journal, for none of them takes the whole frame.
 func (c *component) mirrorFrame(f *frame, r wire.Route, b *wire.Body) {
 	to := f.entries[0].h.mirror
+	if slices.ContainsFunc(f.entries, func(e *entry) bool { return e.h.mirror != to }) {
+		for _, e := range f.entries {
+			c.setBehind(e.h)
+		}
+		return
+	}
+	if to == 0 {
+		return
+	}
 	if c.n.mutant("drop-mirror") {
 		for _, e := range f.entries {
 			e.mirrored = true
@@ -226,7 +237,7 @@ func (c *component) mirrorFrame(f *frame, r wire.Route, b *wire.Body) {
 		return
 	}
 	no := c.n.frameNo()
-	r.No, r.View, r.Flags = no, c.n.state.View, fromComponent
+	r.No, r.View, r.Mirror, r.Flags = no, c.n.state.View, to, fromComponent
 	fl := &mirrorFlight{to: to, at: c.n.now, entries: f.entries}
 	fl.hop, r.Via = c.n.reach.frameHop(to)
 	c.flights[no] = fl

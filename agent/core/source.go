@@ -34,14 +34,15 @@ var (
 
 // item is one update that is not yet known to be held.
 type item struct {
-	u      wire.Update
-	set    wire.Set
-	handle any
-	held   bool
-	at     int64 // what was numbered before it in this incarnation, in bytes
-	since  time.Duration
-	flight uint64 // number of the frame it went out in, 0 while it is queued
-	pair   cluster.Pair
+	u       wire.Update
+	set     wire.Set
+	handle  any
+	held    bool
+	spilled uint32 // the length of its data while they are not in memory, see spill.go; 0 while they are
+	at      int64  // what was numbered before it in this incarnation, in bytes
+	since   time.Duration
+	flight  uint64 // number of the frame it went out in, 0 while it is queued
+	pair    cluster.Pair
 }
 
 // source is a primary's part in one group.
@@ -97,6 +98,8 @@ type source struct {
 	check   *CheckProgress // what the shell says of it
 	hold    hold
 	folding folding
+	spill   spilling
+	load    *Overload // what the shell says of it
 	band    bandwidth
 	traffic Traffic
 	promise promise
@@ -190,14 +193,19 @@ const setPortions = 1 << 15
 // updateOverhead is what an update without data counts for in the limits.
 const updateOverhead = 64
 
-// cost is what the update counts for in the limits.
-func (it *item) cost() int64 { return int64(len(it.u.Data)) + updateOverhead }
+// cost is what the update counts for in the limits, wherever its data are.
+func (it *item) cost() int64 { return it.size() + updateOverhead }
+
+// size is the length of the update's data.
+func (it *item) size() int64 {
+	return int64(it.spilled) + int64(len(it.u.Data))
+}
 
 // number gives the next seq and queues the update.
 func (s *source) number(it *item) {
 	it.u.Seq = s.next
 	s.next++
-	s.traffic.Written += int64(len(it.u.Data))
+	s.traffic.Written += it.size()
 	p := it.u.PortionID()
 	if s.lastLine == nil || s.lastKey != p {
 		l := s.lines[p]
@@ -229,7 +237,7 @@ func (s *source) detach() {
 	s.marks, s.heldSet, s.acks = nil, 0, map[track]ackSeen{}
 	s.copies = nil
 	s.broken, s.copied = true, map[wire.VolumeID]bool{} // until SetResync says otherwise
-	s.hold, s.folding = hold{}, folding{}
+	s.hold, s.folding, s.spill = hold{}, folding{}, spilling{}
 	s.promise.fence = 0 // a later incarnation is whole only with all that was acknowledged before it
 	if s.saysNeed {
 		s.need = -1
@@ -382,6 +390,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	v := GroupView{
 		Group: g, Inc: s.inc, Mode: grp.Mode, Open: s.open, Applied: grp.Applied,
 		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued, Folded: s.folding.pending,
+		Spilled: s.spill.bytes, SpilledUpdates: s.spill.updates,
 	}
 	if inc := grp.Inc(s.inc); inc != nil {
 		v.Whole = inc.Whole != 0
@@ -394,7 +403,7 @@ func (s *source) status() GroupStatus {
 	gs := GroupStatus{
 		Group: s.group, Inc: s.inc, Open: s.open, Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet,
 		Bytes: s.bytes, Queued: s.queued, Resync: s.resync, CopyTotal: s.copyTotal, Copies: s.copies, Traffic: s.traffic,
-		Check: s.check,
+		Check: s.check, Overload: s.load,
 	}
 	if g := s.n.state.Groups[s.group]; g != nil && g.Mode == cluster.Sync {
 		gs.Lag, gs.Covers = s.lag(), s.covers(g)

@@ -82,12 +82,12 @@ func (s *source) supersede(it *item) {
 
 // absorb takes the data out of an update that was never sent.
 func (s *source) absorb(old, by *item) {
-	n := int64(len(old.u.Data))
+	n := old.size()
+	s.release(old)
 	old.u.Kind, old.u.Data, old.u.Into = wire.KindFolded, nil, uint32(by.u.Seq-old.u.Seq)
 	if s.n.mutant("fold-unbound") {
 		old.u.Into = 1
 	}
-	s.release(old)
 	s.queued -= n
 	s.setBytes -= n
 	s.traffic.Folded += n

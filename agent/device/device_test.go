@@ -35,6 +35,7 @@ type fake struct {
 	devices map[int]*fakeDevice
 	refused int   // sockets that were not taken
 	unfit   error // what a new size alone fails with
+	noNode  error // of CheckNode
 }
 
 type fakeDevice struct {
@@ -125,7 +126,7 @@ func (f *fake) Disconnect(i int) error {
 func (f *fake) Tune(int) error               { return nil }
 func (f *fake) Missing(int, uint16) []string { return []string{"write-zeroes"} }
 func (f *fake) Path(i int) string            { return filepath.Join(f.dir, fmt.Sprintf("nbd%d", i)) }
-func (f *fake) CheckNode(int) error          { return nil }
+func (f *fake) CheckNode(int) error          { return f.noNode }
 
 // read reads a block as the kernel does, on whatever socket the device has; it sends again when that ends.
 func (f *fake) read(i int) []byte {
@@ -250,6 +251,24 @@ func TestDeviceOutlivesItsAgent(t *testing.T) {
 	_ = m.Close()
 	if l := start(t, f, dir, nil).List(); len(l) != 0 {
 		t.Errorf("a detached device has come back: %+v", l)
+	}
+}
+
+// What is refused is not attached, now or after a restart.
+func TestRefusedAttachLeavesNothing(t *testing.T) {
+	f, dir := newFake(t), t.TempDir()
+	f.noNode = errors.New("there is no node")
+	m := start(t, f, dir, nil)
+	m.Offer("db/data", export(1, 4096))
+	if _, err := m.Attach(Spec{Volume: "db/data", Index: kernel.AnyIndex}); !errors.Is(err, f.noNode) {
+		t.Fatalf("attach: %v", err)
+	}
+	if len(f.devices) != 0 {
+		t.Errorf("%d devices are set up", len(f.devices))
+	}
+	_ = m.Close()
+	if l := start(t, f, dir, nil).List(); len(l) != 0 {
+		t.Errorf("it is attached after a restart: %+v", l)
 	}
 }
 

@@ -237,7 +237,11 @@ func (m *Manager) Attach(s Spec) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("attach %s: %w", s.Volume, err)
 	}
-	if err := errors.Join(d.CheckNode(a.index()), m.remember(func(all []Spec) []Spec { return append(all, s) })); err != nil {
+	err = d.CheckNode(a.index())
+	if err == nil {
+		err = m.remember(func(all []Spec) []Spec { return append(all, s) })
+	}
+	if err != nil {
 		return Info{}, errors.Join(fmt.Errorf("attach %s: %w", s.Volume, err), conn.Close(), d.Disconnect(a.index()), a.unlink())
 	}
 	m.begin(a, conn)

@@ -47,11 +47,11 @@ type activeRound struct {
 // volume that is new here. With off all bits are set on disk from the first write until settle: a write costs no flush,
 // and a crash has everything copied.
 func openActivity(m bitMedium, shape bitShape, off bool) (a *activity, fresh bool, reason error) {
-	return openGrowing(m, shape, growth{finest: shape.extent}, off)
+	return openGrowing(m, shape, bitReach{finest: shape.extent}, off)
 }
 
 // openGrowing is openActivity for a volume whose bits may have been of another size.
-func openGrowing(m bitMedium, shape bitShape, g growth, off bool) (a *activity, fresh bool, reason error) {
+func openGrowing(m bitMedium, shape bitShape, g bitReach, off bool) (a *activity, fresh bool, reason error) {
 	file, bits, _, reason := openBitFile(m, shape, g)
 	shape = file.shape
 	n := shape.extents()

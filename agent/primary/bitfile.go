@@ -36,7 +36,7 @@ type bitMedium interface {
 //
 // The bits of a volume that grows may be of the size that it had, of the one that it is to have, or of one between that it was to
 // have before: f.shape says which.
-func openBitFile(m bitMedium, shape bitShape, g growth) (f *bitFile, bits bitset, bad int, reason error) {
+func openBitFile(m bitMedium, shape bitShape, g bitReach) (f *bitFile, bits bitset, bad int, reason error) {
 	f = &bitFile{medium: m, shape: shape, key: shape.key(), anew: true}
 	raw, err := m.load(max(shape.length(), g.length()))
 	if err != nil {
@@ -69,14 +69,14 @@ func openBitFile(m bitMedium, shape bitShape, g growth) (f *bitFile, bits bitset
 // whole reports whether everything must be written, because there is nothing that can be trusted.
 func (f *bitFile) whole() bool { return f.anew }
 
-// growth is how far bits on disk may have grown.
-type growth struct {
+// bitReach is how far bits on disk may have grown.
+type bitReach struct {
 	reach  int64 // bytes of the volume, 0 where it does not grow
 	finest int64 // bytes of an extent, at least; 0 for what the shape says
 }
 
 // length returns how many bytes the longest of these bits take.
-func (g growth) length() int {
+func (g bitReach) length() int {
 	if g.reach == 0 || g.finest == 0 {
 		return 0
 	}

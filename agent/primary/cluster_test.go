@@ -87,7 +87,7 @@ func newWorld(t testing.TB, mode cluster.Mode, limits primary.Limits, specs ...v
 	st := cluster.New("test")
 	cmds := []cluster.Command{
 		{AddAgent: &cluster.AddAgent{Name: "one", Address: "one:1", Primary: true, Backup: true, Secondary: true}},
-		{CreateGroup: &cluster.CreateGroup{Name: "g", Mode: mode, PeriodMS: 50, PortionSize: portionSize}},
+		{CreateGroup: &cluster.CreateGroup{Name: "g", Mode: mode, PeriodMS: 50, PortionSize: portionSize, Spool: cluster.NoSpool}},
 	}
 	for i := range cmds {
 		if _, err := st.Apply(1, &cmds[i]); err != nil {

@@ -22,14 +22,15 @@
 //	split.go      a request as updates that respect portions and limits
 //	group.go      the volumes that are cut together; what the node says of them; the waits for it
 //	held.go       requests that wait to be held (sync)
-//	overload.go   pace, then suspend
-//	grow.go       volumes that grow
+//	overload.go   pace, then spill, then suspend; when the queue will be full (growth.go)
+//	spill.go      what waits to be sent, out of memory and back; the files that it lies in (spool.go)
+//	resize.go     volumes that grow
 //	follow.go     opens and closes volumes as the cluster state wants them
 //	watch.go      looks at the node when it is woken and tells everybody
 //	copy.go       first copies and resyncs; what of a source can not be read for them (unreadable.go); targets that were
 //	              replaced (recopy.go)
 //	sender.go     frames to the components
-//	status.go     what the API shows; what sources fail at (fault.go)
+//	status.go     what the API shows; what sources and spools fail at (fault.go)
 //
 // # The bits on disk
 //
@@ -65,11 +66,12 @@
 // # Locks
 //
 // Ranges of a volume: volume.unheld, then volume.io. Mutexes, each only for moments and never across a call of the loop,
-// a device or a file: Primary.mu, then group.mu, then activity.mu. The loop's lock is taken with none of them held, but
-// inside a call of the loop group.mu and activity.mu may be taken. So nobody who holds one of these calls the loop.
+// a device or a file: Primary.mu, then group.mu, then activity.mu or spool.mu. The loop's lock is taken with none of them held, but
+// inside a call of the loop, or while it hands out what is to be released, group.mu, activity.mu and spool.mu may be taken. So
+// nobody who holds one of these calls the loop.
 //
 // # Goroutines
 //
-// The watcher, the follower and one sender for each component belong to the Primary, a copier to each group, a cleaner and a grower to
-// each volume. Each ends by its owner's stop and is waited for by Close, or by whoever closes the group or volume.
+// The watcher, the follower and one sender for each component belong to the Primary, a copier, a checker and a spiller to each group,
+// a cleaner and a grower to each volume. Each ends by its owner's stop and is waited for by Close, or by whoever closes the group or volume.
 package primary

@@ -9,11 +9,12 @@ import (
 	"flotilla/agent/core"
 )
 
-// The states of a source that fails. While one lasts Faults names it.
+// The states of a source, or a spool, that fails. While one lasts Faults names it.
 const (
 	SourceUnreadable  = "source-unreadable"  // parts of it can not be read, so that the copy is not whole
 	SourceFailed      = "source-failed"      // reads, writes or flushes failed in the last minute
 	SourceUnavailable = "source-unavailable" // it can not be opened: its volume is not served
+	SpoolFailed       = "spool-failed"       // the disk of a group's spool failed not long ago, so it is not used
 )
 
 // failingFor is how long after its last error a source still counts as failing.
@@ -32,7 +33,7 @@ func (f *failing) note(now time.Duration) {
 	f.last = now
 }
 
-// Faults returns what sources fail at now.
+// Faults returns what sources and spools fail at now.
 func (p *Primary) Faults() []core.Fault {
 	now := p.loop.Now()
 	var out []core.Fault
@@ -42,6 +43,11 @@ func (p *Primary) Faults() []core.Fault {
 				out = append(out, f)
 			}
 		}
+		g.mu.Lock()
+		if t := &g.trouble; t.rests(now) {
+			out = append(out, core.Fault{Name: SpoolFailed, Group: g.id, Text: "the spool of group " + g.name + ": " + t.text, For: now - t.since})
+		}
+		g.mu.Unlock()
 	}
 	p.mu.Lock()
 	for id, f := range p.failed {

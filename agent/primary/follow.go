@@ -113,9 +113,10 @@ func (g *group) begin() {
 	g.stop = stop
 	g.done.Go(func() { g.runCopier(ctx) })
 	g.done.Go(func() { g.runChecker(ctx) })
+	g.done.Go(func() { g.runSpiller(ctx) })
 }
 
-// end stops the group's copier and checker. Its volumes are closed.
+// end stops the group's copier, checker and spiller. Its volumes are closed.
 func (g *group) end() {
 	g.stop()
 	g.done.Wait()
@@ -200,7 +201,7 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 		return errors.Join(fmt.Errorf("open volume %s: %s: %w", w.name, w.path, err), dev.Close())
 	}
 	shape := bitShape{cluster: g.cluster, volume: w.id, copy: w.copy, size: w.size, extent: p.limits.extentFor(w.size)}
-	marks, fresh, reason := openGrowing(medium, shape, p.growthOf(w), p.limits.NoActivityLog)
+	marks, fresh, reason := openGrowing(medium, shape, p.reachOf(w), p.limits.NoActivityLog)
 	if err := blockdev.GrowTo(dev, marks.size()); err != nil {
 		return errors.Join(fmt.Errorf("open volume %s: %s: %w", w.name, w.path, err), marks.close(), dev.Close())
 	}
@@ -231,12 +232,12 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 	return nil
 }
 
-// growthOf returns of which sizes a volume's bits may be. What is at the end of its device is of one size only.
-func (p *Primary) growthOf(w *volumeWanted) growth {
+// reachOf returns of which sizes a volume's bits may be. What is at the end of its device is of one size only.
+func (p *Primary) reachOf(w *volumeWanted) bitReach {
 	if w.bitmapAtEnd {
-		return growth{finest: p.limits.extentFor(w.size)}
+		return bitReach{finest: p.limits.extentFor(w.size)}
 	}
-	return growth{reach: max(w.size, w.grow), finest: p.limits.Extent}
+	return bitReach{reach: max(w.size, w.grow), finest: p.limits.Extent}
 }
 
 // bitsFor returns where the bits of a volume lie. It refuses a device that is not of the size that this needs.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,16 +23,20 @@ type group struct {
 	portion uint64 // bytes
 	changed signal // something that the node says of the group may have changed
 
-	load   atomic.Int64 // memory of the queue, as last seen
-	mode   atomic.Uint32
-	shared atomic.Bool // several primaries
-	early  atomic.Bool // sync: the group is degraded, and to be treated as an async one
-	served atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded, or it was degraded since
+	load     atomic.Int64 // memory of the queue, as last seen
+	spilling atomic.Bool  // writers are delayed from SpillMark on only
+	least    atomic.Int64 // time by which they are delayed at least, for want of room in the spool
+	mode     atomic.Uint32
+	shared   atomic.Bool // several primaries
+	early    atomic.Bool // sync: the group is degraded, and to be treated as an async one
+	served   atomic.Bool // sync: the ends of this agent's earlier incarnations are recorded, or it was degraded since
 
 	requests atomic.Int64 // that clients have made
 	blocked  atomic.Int64 // those that wait before they are numbered
 	told     bool         // what the node was told of clients that wait; only the watcher uses it
 
+	spool    *spool
+	spillNow chan struct{}    // capacity 1: wakes the spiller
 	copyNow  chan struct{}    // capacity 1: wakes the copier
 	checkNow chan struct{}    // capacity 1: wakes the checker
 	buffers  chan *copyBuffer // of the copier; nil ones are yet to be allocated
@@ -46,6 +51,7 @@ type group struct {
 	added   bool // the node knows that the group can be served here
 	view    core.GroupView
 	over    overload
+	trouble trouble
 	waits   []heldWait
 	closing bool
 	toldAt  time.Duration // when the node was told how the copies stand
@@ -55,7 +61,12 @@ type group struct {
 
 func newGroup(p *Primary, w groupWanted) *group {
 	return &group{
-		p: p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
+		spool: &spool{
+			fs: p.fs, dir: p.spoolDir, name: strconv.FormatUint(uint64(w.id), 10) + ".spool", total: &p.spools, size: p.limits.SpoolSegment,
+			limit: w.spool,
+		},
+		spillNow: make(chan struct{}, 1),
+		p:        p, cluster: w.cluster, id: w.id, name: w.name, portion: w.portion,
 		copyNow: make(chan struct{}, 1), checkNow: make(chan struct{}, 1), buffers: newCopyBuffers(p.limits.PaceMark / 2), volumes: map[wire.VolumeID]*volume{},
 		tempo: newCopyPace(&p.limits),
 	}
@@ -161,6 +172,7 @@ type observation struct {
 	shared bool
 	copies map[wire.VolumeID]uint64 // of this agent's volumes, where not 0
 	rate   int64                    // of copies, bytes a second, 0 where none is set
+	spool  int64                    // bytes that the group's spool may take
 	first  []wire.VolumeID          // whose first copy is not whole
 	sealed bool                     // the ends of all earlier incarnations of this primary are recorded
 
@@ -186,7 +198,7 @@ func (g *group) observe(n *core.Node) observation {
 	o.check, o.answered = checkOrderOf(grp, n.ID()), n.Unchecked(g.id)
 	o.shared = len(grp.Primaries()) > 1
 	o.copies = copies(n, grp)
-	o.rate = grp.ResyncRate
+	o.rate, o.spool = grp.ResyncRate, grp.SpoolBytes()
 	for id, v := range grp.Volumes {
 		if v.CopiedAt == 0 {
 			o.first = append(o.first, id)
@@ -223,7 +235,10 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	g.tempo.most = cmp.Or(o.rate, g.p.limits.CopyRate)
 	g.tempo.held(now, o.view.HeldUpTo)
 	tell := len(begun) > 0 || g.tellAgainLocked(now)
+	g.spool.setLimit(min(o.spool, g.p.spools.limit))
 	reason, events := g.judgeLocked(now)
+	over, tellOver := g.overloadLocked(now)
+	spill := g.over.step == stepSpill || g.over.step == stepEnd || g.spool.busy()
 	held := g.takeHeldLocked(nil)
 	report := g.followCheckLocked(o.check, answers, now)
 	compared, ended := g.followSeedsLocked(o.seeds, answers, now)
@@ -245,7 +260,13 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 		held[i].complete(nil)
 	}
 	for _, e := range events {
-		g.p.event(g.id, e, "queued_bytes", load(o.view))
+		g.p.event(g.id, e.name, e.attrs...)
+	}
+	if tellOver {
+		g.p.loop.Do(func(n *core.Node, _ time.Duration) { n.SetOverload(g.id, over) })
+	}
+	if spill {
+		kick(g.spillNow)
 	}
 	for _, e := range begun {
 		g.p.event(g.id, "copy.begun", e...)

@@ -90,7 +90,7 @@ func (v *volume) tryRead(r *nbd.Request, began time.Duration) bool {
 // tryWrite does what change does, for a group in which a write waits neither to be let in nor for a cut nor to be held.
 func (v *volume) tryWrite(r *nbd.Request, began time.Duration) bool {
 	mode := cluster.Mode(v.g.mode.Load())
-	if mode != cluster.Async || v.g.shared.Load() || v.p.limits.delay(v.g.load.Load()) > 0 || !v.ops.enter() {
+	if mode != cluster.Async || v.g.shared.Load() || v.g.delay() > 0 || !v.ops.enter() {
 		return false
 	}
 	defer v.ops.leave()

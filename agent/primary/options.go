@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path"
 	"time"
 
 	"flotilla/agent/core"
@@ -43,11 +44,13 @@ type Resizer interface {
 type Options struct {
 	// Dir is the directory of the files of bits. It is made if it is missing.
 	Dir string
+	// SpoolDir is where spools lie: Dir/spool where it is empty. It is made when it is needed.
+	SpoolDir string
 	// Sender takes frames to components.
 	Sender Sender
 	// Exporter is told of volumes, under the name "group/volume". Nil: they are only found by Export.
 	Exporter Exporter
-	// FS holds Dir; nil means the machine's own.
+	// FS holds Dir and SpoolDir; nil means the machine's own.
 	FS vfs.FS
 	// OpenSource opens a volume's device; nil means blockdev.Open, exclusively.
 	OpenSource func(path string) (blockdev.Device, error)
@@ -78,11 +81,15 @@ type Limits struct {
 	Gather time.Duration
 	Window int64 // encoded, given to the Sender for one component and not yet released; default 16 MiB
 
-	PaceMark   int64         // of updates not yet held, from which on writers are delayed; default 64 MiB
-	QueueLimit int64         // above it for StallAfter without progress, the group is suspended; twice of it, at once; default 256 MiB
-	PaceMax    time.Duration // the longest delay of one write; default 1 s
-	StallAfter time.Duration // default 10 s
-	SuspendFor time.Duration // how long a suspended group stays so at least; default 5 s
+	PaceMark   int64 // of updates not yet held, from which on writers are delayed; default 64 MiB
+	QueueLimit int64 // above it for StallAfter without progress, the group is suspended; twice of it, at once; default 256 MiB
+	SpillMark  int64 // from which on payloads go to the spool, where the group has one; default a quarter of the way from PaceMark to QueueLimit
+	SpoolTotal int64 // of the spools of all groups; default 8 GiB; less than 0 for none
+	// SpoolSegment is the size of a spool's files; 0 means a part of its limit.
+	SpoolSegment int64
+	PaceMax      time.Duration // the longest delay of one write; default 1 s
+	StallAfter   time.Duration // default 10 s
+	SuspendFor   time.Duration // how long a suspended group stays so at least; default 5 s
 
 	CheckRate int64         // of checks that name none, bytes a second of each group; default 64 MiB
 	CopyRate  int64         // of copies, a second and group, where the group's resync rate is not set; 0 means no ceiling
@@ -96,6 +103,9 @@ const maxExtents = 1 << 20
 func (o Options) withDefaults() (Options, error) {
 	if o.Dir == "" || o.Sender == nil {
 		return o, fmt.Errorf("set up primary: a directory (%q) and a sender must be given", o.Dir)
+	}
+	if o.SpoolDir == "" {
+		o.SpoolDir = path.Join(o.Dir, "spool")
 	}
 	if o.FS == nil {
 		o.FS = vfs.OS()
@@ -125,7 +135,7 @@ func (l Limits) withDefaults() (Limits, error) {
 	for _, d := range []struct {
 		v *int64
 		d int64
-	}{{&l.Extent, 1 << 20}, {&l.Frame, 1 << 20}, {&l.Window, 16 << 20}, {&l.PaceMark, 64 << 20}, {&l.QueueLimit, 256 << 20}, {&l.CheckRate, 64 << 20}, {&l.CopyLeast, 1 << 20}} {
+	}{{&l.Extent, 1 << 20}, {&l.Frame, 1 << 20}, {&l.Window, 16 << 20}, {&l.PaceMark, 64 << 20}, {&l.QueueLimit, 256 << 20}, {&l.SpoolTotal, 8 << 30}, {&l.CheckRate, 64 << 20}, {&l.CopyLeast, 1 << 20}} {
 		if *d.v == 0 {
 			*d.v = d.d
 		}
@@ -144,6 +154,9 @@ func (l Limits) withDefaults() (Limits, error) {
 			return l, fmt.Errorf("a duration of %v in the limits is negative", *d.v)
 		}
 	}
+	if l.SpillMark == 0 {
+		l.SpillMark = l.PaceMark + (l.QueueLimit-l.PaceMark)/4
+	}
 	if l.KeepExtents == 0 {
 		l.KeepExtents = 1024
 	}
@@ -156,6 +169,8 @@ func (l Limits) withDefaults() (Limits, error) {
 		return l, fmt.Errorf("a window of %d bytes does not hold a frame of %d", l.Window, l.Frame)
 	case l.PaceMark < 1 || l.QueueLimit <= l.PaceMark:
 		return l, fmt.Errorf("a queue limit of %d bytes is not above the mark of %d from which writers are delayed", l.QueueLimit, l.PaceMark)
+	case l.SpillMark < l.PaceMark || l.SpillMark >= l.QueueLimit || l.SpoolSegment < 0:
+		return l, fmt.Errorf("the mark of %d bytes from which on is spilled is outside of %d … %d, or a segment of %d bytes is negative", l.SpillMark, l.PaceMark, l.QueueLimit, l.SpoolSegment)
 	case l.KeepExtents < 0 || l.CopyRate < 0 || l.CopyLeast < 0 || l.CheckRate < 0:
 		return l, fmt.Errorf("%d extents to keep, copy rates of %d and %d and a check rate of %d must not be negative", l.KeepExtents, l.CopyRate, l.CopyLeast, l.CheckRate)
 	}

@@ -29,6 +29,8 @@ type Primary struct {
 	log        *slog.Logger
 	onEvent    func(core.Event)
 	limits     Limits
+	spoolDir   string
+	spools     spoolTotal
 
 	loop   *loop.Loop
 	ctx    context.Context // ends when Close begins: waits of requests end with it
@@ -73,6 +75,7 @@ func New(o Options) (*Primary, error) {
 	p := &Primary{
 		dir: o.Dir, fs: o.FS, sender: o.Sender, exporter: o.Exporter, openSource: o.OpenSource, cached: o.Cached, codec: o.Codec,
 		log: o.Logger, onEvent: o.OnEvent, limits: o.Limits,
+		spoolDir: o.SpoolDir, spools: spoolTotal{limit: o.Limits.SpoolTotal},
 		wake: make(chan struct{}, 1), follow: make(chan struct{}, 1),
 		groups: map[wire.GroupID]*group{}, failed: map[wire.VolumeID]*failedOpen{}, toldRemoved: map[wire.VolumeID]bool{},
 	}

@@ -22,6 +22,7 @@ type sender struct {
 	enc    *wire.Encoder
 	window window
 	full   bool   // the last round left something behind, or nearly so; only run uses it
+	data   []byte // what was read back of a spool for a frame; only run uses it
 	unsaid []sent // frames whose lengths the node has not been told; only run uses it
 }
 
@@ -104,8 +105,11 @@ func (s *sender) round() bool {
 
 // send encodes a frame and hands it to the Sender. Its payloads were retained by take.
 func (s *sender) send(out *core.Outgoing) {
-	for i := range out.Updates {
-		out.Updates[i].Seal(out.Header.Group, out.Header.Incarnation)
+	var err error
+	if s.data, err = unspill(out, s.data); err != nil {
+		releaseHandles(out.Handles)
+		s.p.lostSpooled(out.Header.Group, out, err)
+		return
 	}
 	link := s.window.rate()
 	if limit := uint64(out.Rate); limit > 0 && (link == 0 || limit < link) {

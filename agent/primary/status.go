@@ -16,6 +16,7 @@ type Status struct {
 	FrameBytes int64         // of these frames before compression
 	WireBytes  int64         // and after it
 	Inlined    int64         // requests done without a worker since the start
+	Spool      int64         // bytes that spools of all groups take on disk
 }
 
 // GroupStatus is a group with volumes of this agent.
@@ -27,7 +28,10 @@ type GroupStatus struct {
 	Open          wire.Set
 	Seq, HeldUpTo wire.Seq
 	Queued        int64
-	Pacing        bool          // writers are delayed
+	Load          int64         // of it, memory, nearly
+	Spooled       int64         // of it, data in the spool
+	Spool         int64         // bytes that files of the spool take
+	Step          string        // "pace", "spill", or empty while nothing needs to be done about the queue
 	Delay         time.Duration // of a write that comes now
 	Suspended     bool
 	Reason        string // why it is suspended
@@ -58,7 +62,7 @@ type VolumeStatus struct {
 
 // Status returns the current figures.
 func (p *Primary) Status() Status {
-	st := Status{Frames: p.sentFrames.Load(), FrameBytes: p.sentRaw.Load(), WireBytes: p.sentBytes.Load(), Inlined: p.inlined.Load()}
+	st := Status{Frames: p.sentFrames.Load(), FrameBytes: p.sentRaw.Load(), WireBytes: p.sentBytes.Load(), Inlined: p.inlined.Load(), Spool: p.spools.used.Load()}
 	for _, g := range p.allGroups() {
 		st.Groups = append(st.Groups, g.status())
 	}
@@ -85,11 +89,13 @@ func (g *group) status() GroupStatus {
 	v := &g.view
 	st := GroupStatus{
 		ID: g.id, Name: g.name, Mode: cluster.Mode(g.mode.Load()), Incarnation: v.Inc, Open: v.Open, Seq: v.Seq, HeldUpTo: v.HeldUpTo,
-		Queued: v.Queued, Pacing: g.over.pacing, Suspended: g.over.suspended, Reason: g.over.reason,
+		Queued: v.Queued, Load: load(*v), Step: g.over.step.String(), Spooled: v.Spilled, Suspended: g.over.suspended, Reason: g.over.reason,
 		Waiting: len(g.waits), Whole: v.Whole,
 	}
+	room := g.spool.room()
+	st.Spool = room.used
 	if st.Mode == cluster.Async || v.Early {
-		st.Delay = g.p.limits.delay(g.load.Load())
+		st.Delay = g.delay()
 	}
 	for _, vol := range g.volumes {
 		toCopy, marked := vol.marks.toCopy()

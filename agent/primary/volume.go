@@ -288,6 +288,7 @@ type groupWanted struct {
 	name    string
 	portion uint64
 	shared  bool // several primaries
+	spool   int64
 	volumes []volumeWanted
 }
 
@@ -297,7 +298,7 @@ func wanted(n *core.Node) []groupWanted {
 	var out []groupWanted
 	for _, gid := range sortedGroups(st) {
 		g := st.Groups[gid]
-		w := groupWanted{cluster: st.Cluster, id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1}
+		w := groupWanted{cluster: st.Cluster, id: gid, name: g.Name, portion: g.PortionSize, shared: len(g.Primaries()) > 1, spool: g.SpoolBytes()}
 		for _, vid := range sortedVolumes(g) {
 			if v := g.Volumes[vid]; v.Primary == n.ID() && v.Removed == nil {
 				w.volumes = append(w.volumes, volumeWanted{

@@ -27,7 +27,8 @@ import (
 //  8. reply: in async now; in sync when it is held, without a goroutine (the watcher), or when the group is degraded.
 //  9. a sender takes what is queued for its component, a frame for each set and pair, while others queue; in async it
 //     lets some gather. (sequential in the loop)
-//  10. it seals, compresses and encodes the frame. (parallel, one goroutine for each component)
+//     Where they wait for long, a spiller takes their data out of memory and into the group's spool. (one goroutine for each group)
+//  10. it reads back what was spilled, seals, compresses and encodes the frame. (parallel, one goroutine for each component)
 //  11. the Sender writes it. (at most Limits.Window bytes for each component)
 //  12. held: the node releases the payload, once for each piece. (the loop's dispatch)
 //

@@ -70,6 +70,7 @@ func (s *Secondary) assignments() (out []assignment, gone []wire.VolumeID) {
 					cluster: st.Cluster, group: g.ID, groupName: g.Name, volume: v.ID, volumeName: v.Name,
 					path: v.Target, size: v.Size, phase: g.Phase, quiet: n.Quiet(g.ID),
 					applied: g.Applied, applyTo: g.ApplyTo, copiedAt: v.CopiedAt, torn: g.Torn,
+					seeded: v.Seeded, overwrite: v.Overwrite,
 				}
 				if r := v.Removed; r != nil { // what is applied since has nothing of it
 					a.applied, a.applyTo = min(g.Applied, r.Point.Set), min(g.ApplyTo, r.Point.Set)
@@ -170,7 +171,11 @@ func (s *Secondary) settle(t *target, a assignment) {
 	if err == nil && opened {
 		s.setError(t, nil)
 		s.opt.Logger.Info("a target is open", "volume", a.volumeName, "path", a.path, "condition", t.rec.Condition)
-		s.event(a.group, "target.open", "volume", a.volumeName, "path", a.path)
+		attrs := []any{"volume", a.volumeName, "path", a.path}
+		if t.overwrites != "" {
+			attrs = append(attrs, "overwrites", t.overwrites)
+		}
+		s.event(a.group, "target.open", attrs...)
 	}
 	if err == nil {
 		err = s.followSize(t, a)

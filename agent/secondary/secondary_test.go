@@ -119,6 +119,62 @@ func TestTargetTooSmall(t *testing.T) {
 	}
 }
 
+// superblock is the beginning of an ext4 file system.
+func superblock() []byte {
+	p := make([]byte, 4096)
+	copy(p[0x438:], "\x53\xef")
+	return p
+}
+
+func TestTargetThatHoldsSomething(t *testing.T) {
+	for name, volume := range map[string]func(*cluster.CreateVolume){
+		"refused": nil,
+		"forced":  func(v *cluster.CreateVolume) { v.Overwrite = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := shelltest.New(t, shelltest.Config{Seed: 11, Volume: volume})
+			if _, err := c.Target.WriteAt(superblock(), 0); err != nil {
+				t.Fatal(err)
+			}
+			written := c.Target.Calls(faulty.Write)
+			c.StartAll()
+			p := c.Agent(1).Primary()
+			if volume == nil {
+				c.WaitSeen("target.unavailable")
+				set := write(p, rng(), 3)
+				c.WaitSeen("apply.failed")
+				if s := target(c); s.Open || !strings.Contains(s.Error, "holds something: ext2, ext3 or ext4 file system") || !strings.Contains(s.Error, "--force") {
+					t.Errorf("status: %+v", s)
+				}
+				if there, err := vfs.Exists(c.FS(1), "/secondary/volume-1.target"); there || err != nil || c.Target.Calls(faulty.Write) != written {
+					t.Errorf("it was claimed: %v, %v, or written", there, err)
+				}
+				// Its owner clears it, and the next look takes it.
+				if err := c.Target.WriteZeroes(0, 4096, true); err != nil {
+					t.Fatal(err)
+				}
+				p.WaitApplied(set)
+				return
+			}
+			// What the application did not write stays as it was, so the test has it written.
+			p.Submit(wire.KindZero, 0, make([]byte, 4096))
+			p.WaitApplied(write(p, rng(), 3))
+			p.CheckTarget()
+		})
+	}
+}
+
+// The file system that was replicated to a target is no reason to refuse it after a restart.
+func TestTargetThatHoldsTheVolume(t *testing.T) {
+	c := shelltest.New(t, shelltest.Config{Seed: 12})
+	c.StartAll()
+	p := c.Agent(1).Primary()
+	p.WaitApplied(p.Submit(wire.KindWrite, 0, superblock()))
+	c.Stop(1)
+	c.Start(1)
+	waitFor(c, "the target to be open again", func(s secondary.TargetStatus) bool { return s.Open && s.Error == "" })
+}
+
 func TestTargetInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "target")
 	other, err := blockdev.Create(path, shelltest.Size, blockdev.Options{Exclusive: true})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +31,10 @@ type assignment struct {
 	applyTo  wire.Set
 	copiedAt wire.Set
 	torn     bool
-	removed  bool // its primary was taken out of the group, and the target has got all that it will ever get
+	seeded   bool // it was filled by hand, so it holds something
+	// overwrite says that the operator lets what the target holds be overwritten.
+	overwrite bool
+	removed   bool // its primary was taken out of the group, and the target has got all that it will ever get
 }
 
 // export is the name under which the target is served.
@@ -51,17 +55,19 @@ type target struct {
 	assigned assignment // as last seen
 	rec      record
 	hasRec   bool
-	dev      blockdev.Device   // nil while not open
-	broken   bool              // a flush failed: the device is to be opened anew
-	begun    wire.Set          // newest set that writes of this run began for
-	opening  uint64            // rises with each opening of the device
-	written  map[uint64]uint32 // requests of each attempt that were written since dev was opened
-	wroteFor turnKey           // the (view, set) that written speaks of
-	fresh    wire.Set          // nothing of this set, nor of a later one, was written before the device was opened
-	begunIn  portions          // what writes of one set began in since then
-	err      error             // why it is not open, or what failed last
-	errSince time.Duration     // when it was nil before
-	exported nbd.Export        // set while it is served
+	dev      blockdev.Device // nil while not open
+	// overwrites names what the target held when it was claimed by force, in this run. Guarded by turn alone.
+	overwrites string
+	broken     bool              // a flush failed: the device is to be opened anew
+	begun      wire.Set          // newest set that writes of this run began for
+	opening    uint64            // rises with each opening of the device
+	written    map[uint64]uint32 // requests of each attempt that were written since dev was opened
+	wroteFor   turnKey           // the (view, set) that written speaks of
+	fresh      wire.Set          // nothing of this set, nor of a later one, was written before the device was opened
+	begunIn    portions          // what writes of one set began in since then
+	err        error             // why it is not open, or what failed last
+	errSince   time.Duration     // when it was nil before
+	exported   nbd.Export        // set while it is served
 }
 
 type turnKey struct {
@@ -116,6 +122,9 @@ func (s *Secondary) open(t *target, a assignment, others []record) error {
 			a.volumeName, a.path, dev.Size(), a.size), dev.Close())
 	}
 	if !t.hasRec || !t.rec.names(a) {
+		if t.overwrites, err = s.mayOverwrite(dev, a); err != nil {
+			return errors.Join(fmt.Errorf("open the target of volume %q: %w", a.volumeName, err), dev.Close())
+		}
 		// What a seeded volume's copy finds to be there must be there for good.
 		if err := dev.Flush(); err != nil {
 			return errors.Join(fmt.Errorf("flush the target of volume %q: %w", a.volumeName, err), dev.Close())
@@ -133,6 +142,24 @@ func (s *Secondary) open(t *target, a assignment, others []record) error {
 	t.fresh, t.begunIn = max(a.applied+1, t.begun, t.rec.Run)+1, portions{}
 	t.written, t.wroteFor = map[uint64]uint32{}, turnKey{}
 	return nil
+}
+
+// mayOverwrite refuses a target that holds something, unless that is wanted, and returns what it holds then. Only the first
+// claim asks: with the record the target is the volume's, and so is the file system that was replicated to it.
+func (s *Secondary) mayOverwrite(dev blockdev.Device, a assignment) (held string, err error) {
+	if a.seeded {
+		return "", nil
+	}
+	found, err := blockdev.Signatures(dev)
+	forced := a.overwrite || s.opt.Adopt
+	switch {
+	case err != nil && !forced:
+		return "", err
+	case len(found) == 0 || forced:
+		return strings.Join(found, ", "), nil
+	}
+	return "", fmt.Errorf("%s holds something: %s: if it is not needed, delete the volume and make it again with --force, or clear the device (wipefs -a); with --seeded it is compared with the source instead",
+		a.path, strings.Join(found, ", "))
 }
 
 func newRecord(a assignment) record {

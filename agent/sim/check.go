@@ -51,9 +51,12 @@ type replay struct {
 	cursors map[wire.Incarnation]*cursor
 }
 
+// cursor is how far an incarnation is rolled.
 type cursor struct {
-	im  image
-	log []numbered // still to come
+	t      *incTruth
+	blocks []uint64
+	im     image // of them
+	next   int   // of t.sets
 }
 
 // to returns what the sources had at the end of set n, per volume that belongs to the point. It is called with ascending
@@ -82,13 +85,11 @@ func (r *replay) of(primaries []wire.AgentID, n wire.Set) image {
 		}
 		c := r.cursors[inc.ID]
 		if c == nil {
-			c = &cursor{im: image{}, log: t.log}
-			for id, base := range t.base {
-				c.im[id] = slices.Clone(base)
-			}
+			c = &cursor{t: t, blocks: slices.Clone(t.base)}
+			c.im = t.imageOf(c.blocks)
 			r.cursors[inc.ID] = c
 		}
-		c.log = c.log[c.im.roll(c.log, inc, n):]
+		c.roll(inc, n)
 		for id, now := range c.im {
 			if v := r.g.Volumes[id]; v != nil && v.Copied(n) {
 				im[id] = now
@@ -98,17 +99,27 @@ func (r *replay) of(primaries []wire.AgentID, n wire.Set) image {
 	return im
 }
 
-// roll writes the entries of a log that count up to the end of set n, and returns how many they were.
-func (im image) roll(log []numbered, inc *cluster.Incarnation, n wire.Set) int {
-	for k, e := range log {
-		if e.set > n || (inc.Sealed && e.seq > inc.Seal) {
-			return k
+// roll writes what counts up to the end of set n.
+func (c *cursor) roll(inc *cluster.Incarnation, n wire.Set) {
+	for ; c.next < len(c.t.sets); c.next++ {
+		s := &c.t.sets[c.next]
+		switch {
+		case s.set > n:
+			return
+		case inc.Sealed && s.last > inc.Seal: // its last one, of which a part counts
+			for _, e := range c.t.logOf(c.next) {
+				if e.seq > inc.Seal {
+					return
+				}
+				for i := range e.ups {
+					c.im.write(&e.ups[i])
+				}
+			}
 		}
-		for i := range e.ups {
-			im.write(&e.ups[i])
+		for _, w := range s.writes {
+			c.blocks[w.block] = w.value
 		}
 	}
-	return len(log)
 }
 
 // removals learns what the targets of volumes that were just taken out are to hold: what the sources had at the newest
@@ -154,6 +165,9 @@ func (o *groupOracle) removals(g *cluster.Group) {
 
 // checkRemoved looks at the targets of removed volumes: they stand where they were left, and nothing comes to them later.
 func (o *groupOracle) checkRemoved(g *cluster.Group) {
+	if len(o.removed) == 0 {
+		return
+	}
 	targets := o.targets(false)
 	for _, id := range cluster.SortedKeys(o.removed) {
 		v, want := g.Volumes[id], o.removed[id]
@@ -177,7 +191,7 @@ func (o *groupOracle) fold(g *cluster.Group) {
 	}
 	for _, inc := range g.Incs {
 		if t := o.incs[inc.ID]; t != nil {
-			t.log = t.log[t.base.roll(t.log, inc, g.Point.Set):]
+			t.fold(inc, g.Point.Set)
 		}
 	}
 }
@@ -203,8 +217,8 @@ func (o *groupOracle) checkPoints() {
 		}
 	}
 	o.fold(g)
-	rolled := o.checkRoll(st, g, points, 0)
-	if rolled == nil || len(g.Points) == 0 || w.failure != nil || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored(nil) {
+	alone, rolled := o.checkRoll(st, g, points, 0)
+	if !rolled || len(g.Points) == 0 || w.failure != nil || w.doubleLoss || len(st.Members) < 2 || !o.allMirrored(nil) {
 		return
 	}
 	for i := range g.Grants {
@@ -219,9 +233,9 @@ func (o *groupOracle) checkPoints() {
 			}
 		}
 	}
-	for i, m := range st.Members {
+	for _, m := range st.Members {
 		w.stats.Points++
-		if rolled.needs(i) { // without it the image would be another, which may be as good
+		if alone&w.host(m).holder() != 0 { // without it the image would be another, which may be as good
 			o.checkRoll(st, g, points[len(points)-1:], m) // it takes what every lower point does
 		}
 	}
@@ -267,7 +281,7 @@ func (o *oracle) explain(vol wire.VolumeID, block int) {
 				seq := e.seq - wire.Seq(len(e.ups)-1-i)
 				holders := ""
 				for _, h := range o.w.hosts {
-					for _, r := range h.journal.records {
+					for _, r := range h.journal.records() {
 						if r.body.Incarnation == id && slices.ContainsFunc(r.body.Updates, func(x wire.Update) bool { return x.Seq == seq }) {
 							holders += fmt.Sprintf(" %d(set %d, durable %v)", h.id, r.body.Set, r.durable)
 						}

@@ -71,27 +71,32 @@ type record struct {
 	id      uint64 // the ref
 	set     wire.Set
 	body    *wire.Body
-	twin    *twin // of all records of this body
+	size    int64 // what it takes
 	durable bool
 	rotten  bool // it reads bad, which nobody knows before
-}
-
-// twin is what checkRoll knows of a body that several journals hold.
-type twin struct {
-	roll uint64 // in which it was taken last
-	at   int    // its place there
+	freed   bool // it is no longer in the journal
 }
 
 // journal is a component's: records in order, durable from the front.
 type journal struct {
+	h       *host
 	life    uint64
 	failing bool               // the next flush fails
 	lost    bool               // nobody knows what it holds: a flush has failed, or a bad frame was read
 	wiped   map[uint64]seqSets // what was durable when a life ended, for the oracle
-	records []*record          // ascending by id
+	order   []*record          // ascending by id, and some that are freed
+	freed   int                // of order
+	bySet   map[wire.GroupID][]setRecords
 	nextRef uint64
 	held    seqSets // what is durable; nil when it is to be counted anew
 	used    int64   // bytes
+	rotten  int     // records that are
+}
+
+// setRecords are the records of one set of a group, where they are ascending by set.
+type setRecords struct {
+	set     wire.Set
+	records []*record
 }
 
 // seqSets holds the seqs of incarnations, a bit for each.
@@ -126,11 +131,45 @@ func (s seqSets) remove(r *record) {
 	}
 }
 
+// records returns what the journal holds, in order.
+func (j *journal) records() []*record {
+	if j.freed > 0 {
+		j.order = slices.DeleteFunc(j.order, func(r *record) bool { return r.freed })
+		j.freed = 0
+	}
+	return j.order
+}
+
+// append takes a record that is not durable yet.
+func (j *journal) append(r *record) {
+	j.nextRef = r.id
+	j.order = append(j.order, r)
+	j.used += r.size
+	j.file(r)
+}
+
+// file puts a record to those of its set.
+func (j *journal) file(r *record) {
+	sets := j.bySet[r.body.Group]
+	at := len(sets)
+	for at > 0 && sets[at-1].set >= r.set {
+		at--
+	}
+	if at == len(sets) || sets[at].set != r.set {
+		sets = slices.Insert(sets, at, setRecords{set: r.set})
+		if j.bySet == nil {
+			j.bySet = map[wire.GroupID][]setRecords{}
+		}
+		j.bySet[r.body.Group] = sets
+	}
+	sets[at].records = append(sets[at].records, r)
+}
+
 // durable returns what is durable here.
 func (j *journal) durable() seqSets {
 	if j.held == nil {
 		j.held = seqSets{}
-		for _, r := range j.records {
+		for _, r := range j.records() {
 			if r.durable {
 				j.held.add(r)
 			}
@@ -153,90 +192,128 @@ func (j *journal) wipe(life uint64) {
 		j.wiped = map[uint64]seqSets{}
 	}
 	j.wiped[j.life] = j.durable()
-	j.life, j.records, j.held, j.lost, j.failing = life, nil, nil, false, false
-	j.used = 0
+	j.life, j.lost, j.failing = life, false, false
+	j.replace(nil)
 }
 
-// rotten reports whether a frame reads bad.
-func (j *journal) rotten() bool {
-	return slices.ContainsFunc(j.records, func(r *record) bool { return r.rotten })
+// replace has the journal hold other records.
+func (j *journal) replace(records []*record) {
+	j.order, j.freed, j.bySet, j.held, j.used, j.rotten = records, 0, nil, nil, 0, 0
+	for _, r := range records {
+		j.used += r.size
+		if r.rotten {
+			j.rotten++
+		}
+		j.file(r)
+	}
+	j.h.w.oracle.journalChanged()
+}
+
+// rot damages a record.
+func (j *journal) rot(r *record) {
+	if !r.rotten {
+		r.rotten = true
+		j.rotten++
+		j.h.w.oracle.journalChanged()
+	}
 }
 
 // ails reports whether the component is lost, or will be when it finds out.
-func (j *journal) ails() bool { return j.lost || j.failing || j.rotten() }
+func (j *journal) ails() bool { return j.lost || j.failing || j.rotten > 0 }
 
 // free drops what is durable of the sets up to one. An update stands in records of one set only, so none of them is left.
 func (j *journal) free(group wire.GroupID, upTo wire.Set) {
-	j.records = slices.DeleteFunc(j.records, func(r *record) bool {
-		gone := r.durable && r.set <= upTo && r.body.Group == group
-		if gone && j.held != nil {
-			j.held.remove(r)
+	sets := j.bySet[group]
+	emptied := 0
+	for i := range sets {
+		s := &sets[i]
+		if s.set > upTo {
+			break
 		}
-		return gone
-	})
-	j.count()
+		s.records = slices.DeleteFunc(s.records, func(r *record) bool {
+			if r.durable {
+				j.drop(r)
+			}
+			return r.durable
+		})
+		if len(s.records) == 0 && emptied == i {
+			emptied++
+		}
+	}
+	if emptied > 0 {
+		clear(sets[:emptied])
+		j.bySet[group] = sets[emptied:]
+	}
+	if j.freed > len(j.order)/2 {
+		j.records()
+	}
+	j.h.w.oracle.freed(group, upTo)
+}
+
+// drop takes a durable record out.
+func (j *journal) drop(r *record) {
+	r.freed = true
+	j.freed++
+	j.used -= r.size
+	if r.rotten {
+		j.rotten--
+	}
+	if j.held != nil {
+		j.held.remove(r)
+	}
 }
 
 // flushed makes the records up to ref durable.
 func (j *journal) flushed(ref uint64) {
-	for k := len(j.records) - 1; k >= 0; k-- {
-		r := j.records[k]
+	k := len(j.order)
+	for k > 0 && (j.order[k-1].id > ref || !j.order[k-1].durable) {
+		k--
+	}
+	for _, r := range j.order[k:] {
 		if r.id > ref {
-			continue
-		}
-		if r.durable {
 			break
 		}
 		r.durable = true
 		if j.held != nil {
 			j.held.add(r)
 		}
+		j.h.w.oracle.stored(j.h, r)
 	}
 }
 
 // keep drops all other records.
 func (j *journal) keep(which func(*record) bool) {
-	j.records = slices.DeleteFunc(j.records, func(r *record) bool { return !which(r) })
-	j.held = nil
-	j.count()
+	j.replace(slices.DeleteFunc(j.records(), func(r *record) bool { return !which(r) }))
 }
 
 func (j *journal) find(ref uint64) *record {
-	if k, ok := slices.BinarySearchFunc(j.records, ref, func(r *record, ref uint64) int { return cmp.Compare(r.id, ref) }); ok {
-		return j.records[k]
+	if k, ok := slices.BinarySearchFunc(j.order, ref, func(r *record, ref uint64) int { return cmp.Compare(r.id, ref) }); ok && !j.order[k].freed {
+		return j.order[k]
 	}
 	return nil
 }
 
 // crash drops what was not flushed; of a process that merely died the tail may have reached the file.
 func (j *journal) crash(r *rand.Rand, power bool) {
+	records := j.records()
 	k := 0
-	for k < len(j.records) && j.records[k].durable {
+	for k < len(records) && records[k].durable {
 		k++
 	}
-	tail := len(j.records) - k
+	tail := len(records) - k
 	if tail > 0 {
 		k += r.IntN(tail + 1) // torn somewhere: what stands before the tear is taken
 	}
-	j.records, j.held = j.records[:k], nil
-	for _, rec := range j.records {
+	for _, rec := range records[:k] {
 		rec.durable = true
 	}
-	j.count()
+	j.replace(records[:k])
 }
 
-// count adds up what the records take.
-func (j *journal) count() {
-	j.used = 0
-	for _, r := range j.records {
-		j.used += r.size()
-	}
-}
-
-// size is what a record takes.
-func (r *record) size() (n int64) {
-	for i := range r.body.Updates {
-		n += int64(len(r.body.Updates[i].Data)) + updateOverhead
+// sizeOf returns what a frame takes in a journal.
+func sizeOf(b *wire.Body) (n int64) {
+	for i := range b.Updates {
+		n += int64(len(b.Updates[i].Data)) + updateOverhead
 	}
 	return n
 }

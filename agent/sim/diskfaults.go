@@ -30,9 +30,9 @@ func (w *World) strikeDisk(h *host, k kind, r *rand.Rand) bool {
 		w.trace("the next flush of the journal of host %d fails", h.id)
 	case journalRots:
 		n := 0
-		for _, rec := range h.journal.records {
+		for _, rec := range h.journal.records() {
 			if rec.durable && r.IntN(2) == 0 {
-				rec.rotten = true
+				h.journal.rot(rec)
 				n++
 			}
 		}

@@ -20,6 +20,7 @@ type host struct {
 	w            *World
 	id           wire.AgentID
 	backup       bool
+	place        int // among the hosts that are components, from 0
 	run          int // counts processes
 	slowUntil    time.Duration
 	stalledUntil time.Duration // what it sends leaves then
@@ -61,6 +62,12 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 		openings: map[wire.VolumeID]int{}, cleaned: map[wire.GroupID]wire.Set{},
 	}
 	h.log.boot = boot
+	h.journal.h = h
+	for _, o := range w.hosts {
+		if o.backup {
+			h.place++
+		}
+	}
 	for _, vid := range volumesOf(st) {
 		_, v := st.Volume(vid)
 		blocks := int(v.Size / blockSize)
@@ -119,13 +126,13 @@ func (h *host) start() {
 		if w.opt.Mutants["shorter-truth"] {
 			h.journal.keep(func(r *record) bool { return !r.rotten })
 		}
-		if !h.journal.lost && h.journal.rotten() {
+		if !h.journal.lost && h.journal.rotten > 0 {
 			h.loseJournal("a frame is damaged")
 		}
 		if h.journal.lost {
 			n.SetJournalLost(true) // also if an earlier process found it
 		} else {
-			for _, r := range h.journal.records {
+			for _, r := range h.journal.records() {
 				n.Restore(r.id, r.body)
 			}
 		}

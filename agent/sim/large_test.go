@@ -190,7 +190,7 @@ func TestLargeCluster(t *testing.T) {
 	for range 12 {
 		s.w.runUntil(s.w.now + 200*time.Millisecond)
 		for _, h := range s.w.hosts {
-			most = max(most, len(h.journal.records))
+			most = max(most, len(h.journal.records()))
 		}
 	}
 	if err := s.restart(s.w.host(40)); err != nil {
@@ -212,7 +212,7 @@ func TestLargeCluster(t *testing.T) {
 		t.Errorf("the state has %d bytes", n)
 	}
 	for _, h := range s.w.hosts {
-		if n := len(h.journal.records); n > 0 {
+		if n := len(h.journal.records()); n > 0 {
 			t.Errorf("component %d keeps %d frames of sets that are applied", h.id, n)
 		}
 	}

@@ -36,6 +36,7 @@ var mutants = []struct {
 	{"fold-unbound", 150, "a seal may separate a folded update from the one that absorbed it"},
 	{"fold-across-sets", 60, "an update is folded into one of the next set"},
 	{"fold-sent", 150, "an update that was sent is folded"},
+	{"spill-mixes", 20, "what was spilled comes back as another update's"},
 	{"degrade-unrecorded", 60, "a sync group acknowledges what is not held before it is recorded that it is degraded"},
 	{"synchronous-unheld", 60, "a degraded group is synchronous again before all that it acknowledged is held"},
 	{"grow-unapplied", 100, "a volume has grown before its target has the new range"},

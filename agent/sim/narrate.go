@@ -130,7 +130,7 @@ func (s *scenario) event(h *host, e core.Event) {
 	case "captain.elected":
 		s.say("%s is captain", name)
 	case "component.reset":
-		if len(h.journal.records) == 0 {
+		if len(h.journal.records()) == 0 {
 			return
 		}
 		s.say("%s empties its journal", name)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"flotilla/agent/core"
@@ -22,10 +23,7 @@ type oracle struct {
 
 	frames map[uint64]*core.Outgoing // sent and not yet acknowledged, by number
 
-	rollNo   uint64
-	twins    map[*wire.Body]*twin
-	frameBuf [][]stored // by set above the applied ones
-	heldBuf  []seqSet
+	heldBuf []seqSet
 }
 
 // groupOracle is the oracle's part for one group.
@@ -33,6 +31,8 @@ type groupOracle struct {
 	*oracle
 	id       wire.GroupID
 	sizes    map[wire.VolumeID]int         // in blocks, of its volumes
+	first    map[wire.VolumeID]int         // the number of their first block among all of the group's
+	blocks   int                           // of all its volumes
 	asked    bool                          // a promote was asked for
 	degraded bool                          // P3 is suspended, as recorded
 	early    map[wire.Incarnation]wire.Seq // what was acknowledged meanwhile
@@ -47,7 +47,11 @@ type groupOracle struct {
 	}
 	lostUpTo wire.Set // both copies of something in the sets up to here may be gone
 	seen     struct{ applied, committed wire.Set }
-	roll     rolled // of the last checkRoll, whose room the next one uses
+	stock    stock
+	// Room that the next look uses again.
+	roll   rolled
+	anew   foldedSets
+	incBuf []countedInc
 }
 
 // group returns the part for a group.
@@ -65,33 +69,38 @@ type truth struct {
 	early   map[int]int // so many were when their group was degraded
 }
 
-// incTruth is what one incarnation numbered.
-type incTruth struct {
-	primary wire.AgentID
-	base    image // the volumes when its first set opened, and what was folded since
-	log     []numbered
-}
-
-type numbered struct {
-	seq wire.Seq // of the last update
-	set wire.Set
-	ups []wire.Update
-}
-
 func newOracle(w *World, st *cluster.State) *oracle {
 	o := &oracle{
 		w: w, last: st, vols: map[wire.VolumeID]*truth{}, incs: map[wire.Incarnation]*incTruth{}, frames: map[uint64]*core.Outgoing{},
-		twins: map[*wire.Body]*twin{},
-		seen:  seen{index: st.Index, view: st.View},
+		seen: seen{index: st.Index, view: st.View},
 	}
 	for _, id := range cluster.SortedKeys(st.Groups) {
-		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}, early: map[wire.Incarnation]wire.Seq{}}
-		for v, vol := range st.Groups[id].Volumes {
-			g.sizes[v] = int(vol.Size / blockSize)
+		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}, first: map[wire.VolumeID]int{}, early: map[wire.Incarnation]wire.Seq{}}
+		for _, v := range cluster.SortedKeys(st.Groups[id].Volumes) {
+			g.sizes[v], g.first[v] = int(st.Groups[id].Volumes[v].Size/blockSize), g.blocks
+			g.blocks += g.sizes[v]
 		}
 		o.groups = append(o.groups, g)
 	}
 	return o
+}
+
+// firstOf returns the number of a volume's first block among all of the group's.
+func (o *groupOracle) firstOf(v wire.VolumeID) int {
+	first, ok := o.first[v]
+	if !ok {
+		panic(fmt.Sprintf("an update of volume %d, which group %d does not have", v, o.id))
+	}
+	return first
+}
+
+// imageOf returns the image that lies in the blocks of a group.
+func (o *groupOracle) imageOf(blocks []uint64) image {
+	im := image{}
+	for id, first := range o.first {
+		im[id] = blocks[first : first+o.sizes[id]]
+	}
+	return im
 }
 
 // value gives a number that was never written before.
@@ -136,36 +145,6 @@ func (o *oracle) restarted(h *host) {
 			}
 			t.now = slices.Clone(d.now)
 		}
-	}
-}
-
-// opened begins an incarnation's log.
-func (o *oracle) opened(s *sourceGroup, inc wire.Incarnation) {
-	if o.incs[inc] != nil {
-		return
-	}
-	t := &incTruth{primary: s.h.id, base: image{}}
-	for _, v := range s.vols {
-		id := v.id
-		t.base[id] = slices.Clone(o.vols[id].now)
-	}
-	o.incs[inc] = t
-}
-
-// numbered takes a write into the log and the truth.
-func (o *oracle) numbered(h *host, inc wire.Incarnation, set wire.Set, last wire.Seq, ups []wire.Update) {
-	t := o.incs[inc]
-	if t == nil {
-		o.w.fail("host %d numbers in incarnation %d, which it never opened", h.id, inc)
-		return
-	}
-	e := numbered{seq: last, set: set, ups: ups}
-	t.log = append(t.log, e)
-	if o.w.watch != nil {
-		o.w.saw(h, newlyNumbered{inc, e})
-	}
-	for i := range ups {
-		o.write(ups[i].Volume, &ups[i])
 	}
 }
 

@@ -100,7 +100,7 @@ func (h *host) receiveFrame(from wire.AgentID, r wire.Route, b *wire.Body) {
 // store appends to the journal, which flushes in groups.
 func (h *host) store(s core.Store) {
 	j := &h.journal
-	rec := &record{id: j.nextRef + 1, set: s.Body.Set, body: s.Body, twin: h.w.oracle.twin(s.Body)}
+	rec := &record{id: j.nextRef + 1, set: s.Body.Set, body: s.Body, size: sizeOf(s.Body)}
 	if h.w.now < h.fullUntil && !s.Urgent || !h.hasRoom(rec, s.Urgent) {
 		alive := h.alive()
 		h.w.after(h.w.between(0, time.Millisecond), "journal full", func() {
@@ -119,10 +119,8 @@ func (h *host) store(s core.Store) {
 		})
 		return
 	}
-	j.nextRef++
-	j.records = append(j.records, rec)
-	j.used += rec.size()
-	ref := j.nextRef
+	j.append(rec)
+	ref := rec.id
 	alive := h.alive()
 	life := j.life
 	h.w.after(h.journalDisk(100*time.Microsecond, 8*time.Millisecond), "stored", func() {

@@ -31,6 +31,7 @@ type sourceGroup struct {
 	cleaning bool
 	copying  bool
 	queue    queueSeen
+	spilling bool
 	waiting  int    // writes that are not answered
 	looked   uint64 // index of the state in which removed looked last
 }
@@ -92,6 +93,7 @@ func (s *sourceGroup) followNode() {
 		return
 	}
 	s.overload(v)
+	s.spill(v)
 	if v.Inc == 0 {
 		s.tellNeed()
 	}
@@ -172,6 +174,9 @@ func (h *host) scheduleSend() {
 			}
 			out := h.node.NextFrame(h.time(), to, most)
 			if out == nil {
+				continue
+			}
+			if !h.unspill(out) {
 				continue
 			}
 			for i := range out.Updates {

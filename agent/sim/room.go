@@ -23,7 +23,7 @@ func (h *host) hasRoom(r *record, urgent bool) bool {
 	if limit != 0 && !urgent {
 		limit -= limit / 3
 	}
-	return limit == 0 || h.journal.used+r.size() <= limit
+	return limit == 0 || h.journal.used+r.size <= limit
 }
 
 // tellJournal tells the node how full the journal is.

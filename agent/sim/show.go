@@ -206,7 +206,7 @@ func (s *scenario) showHeld(st *cluster.State, g *cluster.Group) {
 // inJournal lists the script's writes to a portion that a host's journal holds and that count.
 func (s *scenario) inJournal(g *cluster.Group, h *host, n wire.Set, p wire.Portion) []string {
 	var ls []string
-	for _, r := range h.journal.records {
+	for _, r := range h.journal.records() {
 		inc := g.Inc(r.body.Incarnation)
 		if r.set != n || !r.durable || inc == nil {
 			continue

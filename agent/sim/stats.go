@@ -12,6 +12,7 @@ type Stats struct {
 	Kills, Losses, Left, GiveUps, Seals, Voids int
 	Promotes, Resyncs, Copies, PowerCuts       int
 	Folded                                     int // updates that were superseded before they were sent
+	Spilled, SpoolsLost                        int // payloads that primaries wrote to their spools, and that could not be read back
 	JournalsLost, SourceErrors, TargetErrors   int
 	Abandoned, InPlace, RoomMade               int // chains given up for want of room; resyncs that the operator let be applied in place; larger journals
 	Grown                                      int // volumes that have grown
@@ -46,6 +47,8 @@ func (s *Stats) add(o Stats) {
 	s.Resyncs += o.Resyncs
 	s.Copies += o.Copies
 	s.Folded += o.Folded
+	s.Spilled += o.Spilled
+	s.SpoolsLost += o.SpoolsLost
 	s.PowerCuts += o.PowerCuts
 	s.SyncRuns += o.SyncRuns
 	s.SmallJournals += o.SmallJournals
@@ -83,7 +86,7 @@ func (s *Stats) digest(e *event) {
 // String prints what a run did.
 func (s Stats) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d events, %v virtual, %d writes (%d folded updates), %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Folded, s.Sets, s.Checks, s.Points)
+	fmt.Fprintf(&b, "%d events, %v virtual, %d writes (%d folded updates, %d spilled, %d spools that failed), %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Folded, s.Spilled, s.SpoolsLost, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs)
 	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals, %d volumes grown; %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Grown, s.Degraded, s.Again, s.Early, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)

@@ -12,7 +12,8 @@
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
 //	client.go  writers with dependent writes across volumes and primaries
-//	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered, which roll.go finds
+//	oracle.go  what the sources had at every seq, numbered.go by incarnations; check.go holds against it what could be
+//	           recovered, which roll.go finds in what folded.go has made of the journals
 //
 // Beside the random runs there are scenarios, which say themselves what happens, step by step (testdata):
 //

@@ -78,6 +78,20 @@ func (osFS) SyncDir(dir string) error {
 	return d.Close()
 }
 
+func (osFS) Space(dir string) (size, free int64, err error) {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(dir, &st)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("look for space in %s: %w", dir, err)
+		}
+		return int64(st.Blocks) * st.Frsize, int64(st.Bavail) * st.Frsize, nil
+	}
+}
+
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()
 	if err != nil {

@@ -37,6 +37,8 @@ type FS interface {
 	MkdirAll(dir string) error
 	// SyncDir makes the names in a directory durable as they are now.
 	SyncDir(dir string) error
+	// Space returns the size in bytes of the disk that a directory is on, and how much of it an ordinary user may still take.
+	Space(dir string) (size, free int64, err error)
 }
 
 // File is an open file. ReadAt and WriteAt may run at the same time on different ranges.

@@ -114,6 +114,9 @@ func suite(t *testing.T, fsys vfs.FS, dir string) {
 			t.Errorf("exists %s: %v, %v", n, there, err)
 		}
 	}
+	if size, free, err := fsys.Space(dir); err != nil || free < 0 || size < free {
+		t.Errorf("space: %d of %d, %v", free, size, err)
+	}
 	if names, err := fsys.List(dir); !slices.Equal(names, []string{"f"}) || err != nil {
 		t.Errorf("list: %v, %v", names, err)
 	}

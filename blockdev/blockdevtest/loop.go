@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,16 @@ func SkipOrFail(t testing.TB, format string, args ...any) {
 		t.Fatalf(format, args...)
 	}
 	t.Skipf(format, args...)
+}
+
+// RequireLoop skips the test, as SkipOrFail does, where there are no loop devices or this process may not use them.
+func RequireLoop(t testing.TB) {
+	t.Helper()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		SkipOrFail(t, "test needs loop devices: %v", err)
+	}
+	control.Close()
 }
 
 // LoopConfig describes a loop device.
@@ -64,6 +75,7 @@ func Loop(t testing.TB, c LoopConfig) (device, backing string) {
 	for range loopAttempts {
 		loop, err := attach(control, file, c)
 		if errors.Is(err, unix.EBUSY) {
+			time.Sleep(10 * time.Millisecond) // who has it may be about to attach it
 			continue
 		}
 		if err != nil {

@@ -22,6 +22,7 @@ type groupFlags struct {
 	setBytes int64
 	resync   rateFlag
 	rate     rateFlag
+	spool    rateFlag
 
 	onDegraded   string
 	degradeAfter time.Duration
@@ -33,13 +34,14 @@ func (f *groupFlags) add(c *cobra.Command) {
 	c.Flags().Var(sizeFlag{&f.setBytes}, "set-bytes", "size at which a set closes early (default 256MiB)")
 	c.Flags().Var(&f.resync, "resync-rate", "ceiling of a primary's copies, bytes a second such as 50MiB, or none (default none)")
 	c.Flags().Var(&f.rate, "bandwidth", "what each primary may send, in bytes a second, such as 10MiB; none for no limit (default none)")
+	c.Flags().Var(spoolFlag{&f.spool}, "spool", "what each primary may keep on disk of writes that wait to be sent, from 64MiB; none to delay and suspend instead (default 1GiB)")
 	c.Flags().StringVar(&f.onDegraded, "on-degraded", "", "what a sync group does when its writes can not be held: block, or async: go on, and promise less meanwhile (default block)")
 	c.Flags().DurationVar(&f.degradeAfter, "degrade-after", 0, "with --on-degraded async: how long a write waits before, 500ms to 1h (default 5s)")
 }
 
 func (f *groupFlags) request() api.GroupRequest {
 	return api.GroupRequest{
-		Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes, ResyncRate: f.resync.bytes, Bandwidth: f.rate.bytes,
+		Mode: f.mode, PeriodMS: f.period.Milliseconds(), SetBytes: f.setBytes, ResyncRate: f.resync.bytes, Bandwidth: f.rate.bytes, Spool: f.spool.bytes,
 		OnDegraded: f.onDegraded, DegradeAfterMS: f.degradeAfter.Milliseconds(),
 	}
 }

@@ -26,10 +26,13 @@ func groupSetCommand() *cobra.Command {
 			"A resync leaves the targets at the last recovery point until it is whole, so the components' journals must have room for all\n" +
 			"of it. Where they have not, it waits. --allow-inconsistent has it applied in place, once: the volumes concerned are at no\n" +
 			"recovery point until it is whole. A resync that has begun, or a primary that is away, is let go on like this, too.\n\n" +
+			"When an async group writes faster than its link carries, writes are delayed a little, then what waits to be sent goes to a\n" +
+			"spool on the primary's disk (--spool, of each primary), and when that is full writes are delayed again, up to 1 s each, and at\n" +
+			"last the group is suspended: what was not sent is copied later.\n\n" +
 			"A sync group acknowledges what two components hold. When they can not, it blocks; or, with --on-degraded async, once a write\n" +
 			"has waited for --degrade-after, it acknowledges writes as async does. Then a promote may lack what was acknowledged since, and\n" +
 			"wants --force. It is synchronous again once writes have been held in half that time for all of it, and everything is held.",
-		Example: "  flotilla group set db --period 5s\n  flotilla group set db --resync-rate 50MiB --bandwidth 10MiB\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --on-degraded async --degrade-after 10s\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
+		Example: "  flotilla group set db --period 5s\n  flotilla group set db --resync-rate 50MiB --bandwidth 10MiB\n  flotilla group set db --spool 4GiB\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --on-degraded async --degrade-after 10s\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
@@ -46,7 +49,7 @@ func groupSetCommand() *cobra.Command {
 			case remove == "" && force:
 				return &usageError{errors.New("--force goes with --remove-primary")}
 			case remove == "" && q == api.GroupRequest{}:
-				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --resync-rate, --bandwidth, --on-degraded, --degrade-after, --check-every, --remove-primary or --allow-inconsistent")}
+				return &usageError{errors.New("nothing to change: give --mode, --period, --set-bytes, --resync-rate, --bandwidth, --spool, --on-degraded, --degrade-after, --check-every, --remove-primary or --allow-inconsistent")}
 			}
 			q.RemovePrimary, q.Force, q.AllowInconsistent = remove, force, inconsistent
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {

@@ -99,6 +99,11 @@ func (f *rateFlag) Set(text string) error {
 
 func (*rateFlag) Type() string { return "rate" }
 
+// spoolFlag is a rateFlag of bytes, not of bytes a second.
+type spoolFlag struct{ *rateFlag }
+
+func (spoolFlag) Type() string { return "size" }
+
 // printJSONLine writes a document on one line, for streams.
 func printJSONLine(w io.Writer, document any) error { return json.NewEncoder(w).Encode(document) }
 

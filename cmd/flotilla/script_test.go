@@ -49,13 +49,42 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			dir, err := os.MkdirTemp(short, "")
 			env.Setenv("S", dir)
+			env.Defer(func() { giveBack(dir) })
 			return err
 		},
+		Condition: condition,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"ports": ports, "exits": exits, "until": until, "capture": capture, "agentfile": agentFile, "image": image, "terminate": terminate,
 			"nbdwrite": nbdWrite, "nbdread": nbdRead,
 		},
 	})
+}
+
+// condition knows [loop]: there are loop devices, and this process may use them. Where tools are required the script finds
+// out by failing.
+func condition(name string) (bool, error) {
+	if name != "loop" {
+		return false, fmt.Errorf("there is no condition %q", name)
+	}
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return os.Getenv("FLOTILLA_REQUIRE_TOOLS") == "1", nil
+	}
+	return true, control.Close()
+}
+
+// giveBack takes from the host what a script that failed has left of mounts, swap files and loop devices in its directory.
+func giveBack(dir string) {
+	_ = syscall.Unmount(filepath.Join(dir, "mnt"), syscall.MNT_DETACH)
+	if swaps, err := os.ReadFile("/proc/swaps"); err == nil && bytes.Contains(swaps, []byte(filepath.Join(dir, "swap")+" ")) {
+		_ = exec.Command("swapoff", filepath.Join(dir, "swap")).Run()
+	}
+	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, file := range backing {
+		if text, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(text), dir+"/") {
+			_ = exec.Command("losetup", "-d", "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(file)))).Run()
+		}
+	}
 }
 
 func ports(ts *testscript.TestScript, _ bool, names []string) {

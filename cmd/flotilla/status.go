@@ -144,6 +144,7 @@ func printStatus(w io.Writer, s *api.Status) error {
 		{true, func() error { return table(w, rows) }},
 		{len(s.Components) > 0, func() error { return printComponents(w, s.Components) }},
 		{len(s.Groups) > 0, func() error { return printGroups(w, s.Groups) }},
+		{slices.ContainsFunc(s.Groups, overloaded), func() error { return printOverload(w, s.Groups) }},
 		{len(s.Groups) > 0, func() error { return printVolumes(w, s.Groups) }},
 		{slices.ContainsFunc(s.Groups, func(g api.Group) bool { return g.Check != nil }), func() error { return printChecks(w, s.Groups) }},
 	} {

@@ -16,7 +16,8 @@ func volumeCreateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create GROUP/VOLUME", Short: "Make a volume; its first copy begins at once",
 		Long: "Make a volume out of a file or block device on a primary and one of at least that size on a secondary.\n" +
-			"What the target holds is overwritten; with --seeded it is compared with the source, by digests under live writes, and only\n" +
+			"What the target holds is overwritten. One that is seen to hold something (a file system, a partition table, a swap space and the like)\n" +
+			"is refused without --force; one that is mounted, used as swap space or part of something else is refused with it, too. With --seeded it is compared with the source, by digests under live writes, and only\n" +
 			"what differs is copied: fill it by hand before, from a snapshot or a backup. Applications must use the source through the primary's NBD export from now on.\n" +
 			"The primary remembers in a bitmap where the two may differ: in its state directory or, with --bitmap-at-end, in the last\n" +
 			"bytes of the source (4 KiB to 136 KiB), which must be zero. The volume is so much smaller.",
@@ -30,13 +31,18 @@ func volumeCreateCommand() *cobra.Command {
 			}
 			q.Name = name
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
-				if err := sizeOf(ctx, client, &q); err != nil {
+				warn := func(err error) { fmt.Fprintf(cmd.ErrOrStderr(), "flotilla: warning: %v\n", err) }
+				if err := checkSource(ctx, client, &q, warn); err != nil {
+					return err
+				}
+				held, err := checkTarget(ctx, client, &q, warn)
+				if err != nil {
 					return err
 				}
 				if err := client.Call(ctx, http.MethodPost, api.GroupPath(group)+"/volumes", q, nil); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "volume %s created, %s\n", args[0], bytesText(q.Size))
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "volume %s created, %s\n%s", args[0], bytesText(q.Size), overwritten(q.Secondary, q.Target, held))
 				return err
 			})
 		},
@@ -56,30 +62,8 @@ func volumeCreateCommand() *cobra.Command {
 		c.Flags().StringVar(f.to, f.name, "", f.help)
 	}
 	c.Flags().BoolVar(&q.Seeded, "seeded", false, "the target was filled by hand: compare it, and copy what differs")
+	c.Flags().BoolVar(&q.Force, "force", false, "overwrite what the target holds")
 	return required(c, "primary", "source", "secondary", "target")
-}
-
-// sizeOf makes a size that was not given that of the source, and refuses a volume that leaves no room for its bitmap.
-func sizeOf(ctx context.Context, client *api.Client, q *api.VolumeRequest) error {
-	if q.Size != 0 && !q.BitmapAtEnd {
-		return nil
-	}
-	d, err := client.Device(ctx, q.Primary, q.Source)
-	if err != nil {
-		return fmt.Errorf("find the source's size on %s: %w", q.Primary, err)
-	}
-	room := d.Size
-	if q.BitmapAtEnd {
-		room = d.SizeWithBitmap
-	}
-	switch {
-	case q.BitmapAtEnd && (room == 0 || q.Size > room):
-		return fmt.Errorf("create volume %s: %s has %d bytes, and room for a volume of %d with its bitmap behind it: make the volume, and the file system in it, that small, or enlarge the source",
-			q.Name, q.Source, d.Size, room)
-	case q.Size == 0:
-		q.Size = room
-	}
-	return nil
 }
 
 // required makes a command refuse to run without some flags.

@@ -20,7 +20,9 @@ const module = "flotilla"
 // a and what is below it. A package that is not here may not exist; an arrow that is not here may not be drawn.
 var allowed = map[string][]string{
 	// Leaves: they know nothing of agents nor of each other.
-	"blockdev":              {},
+	"blockdev":              {"blockdev/loop", "blockdev/usage"},
+	"blockdev/loop":         {},
+	"blockdev/usage":        {"blockdev/loop"},
 	"blockdev/blockdevtest": {"blockdev"},
 	"blockdev/faulty":       {"blockdev"},
 	"nbd":                   {"nbd/internal/proto"},
@@ -65,7 +67,7 @@ var allowed = map[string][]string{
 	"internal/deptest":  {},
 
 	"internal/vmtest":       {},
-	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel"},
+	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel", "nbd/nbdclient"},
 	"scripts/bench":         {"agent/api"},
 	"scripts/measure":       {"agent/api", "internal/fleet", "nbd/nbdclient"},
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,12 +24,15 @@ var ErrDirectory = errors.New("the directory's path is too long")
 type Member struct {
 	Name     string
 	Roles    string // as in the agent's file: "backup", or "primary, secondary"
+	Journal  string // the limit of its journal; default 1GiB
 	Settings string // further lines of its file, each with its newline
 
 	// Namespace is the network it is in, and Address the host:port at which it listens there. Without a namespace it is in
-	// this program's, and gets a free port of the loopback.
+	// this program's, and gets a free port of the loopback unless it has an address.
 	Namespace *Namespace
 	Address   string
+
+	Wrap []string // a command, with arguments, that runs the agent's; it ends by becoming that
 }
 
 // Host is one agent: its files, and its process once it was started.
@@ -74,15 +78,15 @@ func (f *Fleet) Add(m Member) (*Host, error) {
 		return nil, fmt.Errorf("%w: the socket %s would have a path of %d bytes, the kernel takes %d: set TMPDIR to a shorter directory",
 			ErrDirectory, h.Socket(), len(h.Socket()), maxSocketPath)
 	}
-	if h.Namespace == nil {
+	if h.Namespace == nil && h.Address == "" {
 		var err error
 		if h.door, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return nil, fmt.Errorf("find a port for %s: %w", h.Name, err)
 		}
 		h.Address = h.door.Addr().String()
 	}
-	text := fmt.Sprintf("name: %s\nlisten: %s\nstate_dir: %s\nroles: [%s]\njournal: {limit: 1GiB}\nnbd: {unix: %s}\n%s",
-		h.Name, h.Address, h.Dir, h.Roles, h.NBD, h.Settings)
+	text := fmt.Sprintf("name: %s\nlisten: %s\nstate_dir: %s\nroles: [%s]\njournal: {limit: %s}\nnbd: {unix: %s}\n%s",
+		h.Name, h.Address, h.Dir, h.Roles, cmp.Or(h.Journal, "1GiB"), h.NBD, h.Settings)
 	if err := os.WriteFile(h.Config, []byte(text), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("write configuration of %s: %w", h.Name, err), h.shut())
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -113,7 +114,8 @@ func (s *Spawner) agent(running *sync.WaitGroup, h *Host, program string, died f
 		return nil, fmt.Errorf("open log of %s: %w", h.Name, err)
 	}
 	defer f.Close() // the child has its own
-	c := exec.Command(program, "agent", "--config", h.Config)
+	words := append(slices.Clone(h.Wrap), program, "agent", "--config", h.Config)
+	c := exec.Command(words[0], words[1:]...)
 	c.Stdout, c.Stderr = f, f
 	if err := s.start(h.Namespace, c); err != nil {
 		return nil, fmt.Errorf("start agent %s: %w", h.Name, err)

@@ -3,116 +3,141 @@
 package vmtest
 
 import (
-	"context"
-	"errors"
-	"fmt"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// kernelTime bounds one boot with its scenario.
-const kernelTime = 280 * time.Second
+var (
+	kernelFlag   = flag.String("kernel", "uml", "what to boot: `uml`, or qemu with a distribution's kernel (QEMU_KERNEL)")
+	onlyFlag     = flag.String("only", "", "one boot with these scenarios, separated by commas, that need no disks")
+	patienceFlag = flag.Int("patience", 1, "how much longer waits may take, on a machine that does much else")
+	roundsFlag   = flag.Int("rounds", 0, "of power cuts; 0 is as many as fit into a few minutes")
+)
 
-// init is the first process of the guest. It ends the machine whatever happens.
-const initScript = `#!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev 2>/dev/null
-mount -t tmpfs -o size=700m tmp %[1]s/work
-busybox ip link set lo up
-busybox insmod %[2]s/kernel/drivers/block/nbd.ko nbds_max=%[5]s max_part=16
-%[3]s -flotilla %[4]s -dir %[1]s/work -verdict %[1]s/verdict %[6]s >%[1]s/output 2>&1
-dmesg >%[1]s/dmesg
-cp %[1]s/work/*.log %[1]s/ 2>/dev/null
-sync
-busybox poweroff -f
-`
+// boots are the scenarios, those together in one machine that do not disturb each other. Two boots run at a time, the longest
+// ones first.
+var boots = []boot{
+	{name: "powercuts", scenarios: []string{"powercuts"}, disks: []int64{1280 << 20, 2 << 30, 1280 << 20, 192 << 20, 1 << 30, 192 << 20}},
+	{name: "database", scenarios: []string{"database", "dead"}},
+	{name: "filesystems", scenarios: []string{"filesystems", "sparse", "resize"}},
+	{name: "powerloss", scenarios: []string{"powerloss"}, disks: []int64{512 << 20, 1 << 30, 2 << 30, 2 << 30}, ready: "ready"},
+	{name: "attach", scenarios: []string{"mistakes", "attach", "partitions", "restarts"}},
+	{name: "promote", scenarios: []string{"promote"}},
+}
 
-// programs builds what runs inside, statically, once for all scenarios.
-func programs(t *testing.T) (flotilla, guest string) {
-	t.Helper()
-	dir := t.TempDir()
-	for _, name := range []string{"cmd/flotilla", "internal/vmtest/guest"} {
-		c := exec.Command("go", "build", "-o", filepath.Join(dir, filepath.Base(name)), "./"+name)
-		c.Dir, c.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", name, err, out)
+func TestMain(m *testing.M) {
+	go watchOwner()
+	os.Exit(m.Run())
+}
+
+// watchOwner ends this program, and so its machines, when whoever has started it is gone: `go test`, and what FLOTILLA_OWNER
+// names by its process, such as make. Nobody else would do that if these are killed.
+func watchOwner() {
+	parent, owner := os.Getppid(), os.Getenv("FLOTILLA_OWNER")
+	for range time.Tick(500 * time.Millisecond) {
+		_, err := os.Stat(filepath.Join("/proc", owner))
+		if os.Getppid() != parent || err != nil {
+			os.Exit(1)
 		}
 	}
-	return filepath.Join(dir, "flotilla"), filepath.Join(dir, "guest")
 }
 
 func TestScenarios(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the guest's root is this machine's: run it as root")
 	}
-	modules, err := filepath.Glob("/usr/lib/uml/modules/*")
-	if _, lookErr := exec.LookPath("linux.uml"); lookErr != nil || err != nil || len(modules) != 1 {
-		t.Fatalf("User Mode Linux is missing (%v, modules %v): run scripts/test-deps.sh", lookErr, modules)
+	k, err := kernels[*kernelFlag].prepare(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
-	flotilla, guest := programs(t)
-	for _, scenario := range []string{"attach", "filesystems", "database"} {
-		t.Run(scenario, func(t *testing.T) {
-			boot(t, modules[0], guest, flotilla, scenario)
+	p := programs(t)
+	if *onlyFlag != "" {
+		(&boot{name: "only", scenarios: strings.Split(*onlyFlag, ",")}).run(t, k, p)
+		return
+	}
+	for _, b := range boots {
+		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			b.run(t, k, p)
 		})
 	}
 }
 
-// boot runs one scenario in a virtual machine of its own.
-func boot(t *testing.T, modules, guest, flotilla, scenario string) {
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "work"), 0o755); err != nil {
-		t.Fatal(err)
+// A scenario that fails inside fails outside, with what it said.
+func TestFailureIsSeen(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("the guest's root is this machine's: run it as root")
 	}
-	script := filepath.Join(dir, "init")
-	text := fmt.Sprintf(initScript, dir, modules, guest, flotilla, "4", scenario)
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	console, err := os.Create(filepath.Join(dir, "console"))
+	k, err := kernels[*kernelFlag].prepare(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer console.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), kernelTime)
-	defer cancel()
-	c := exec.CommandContext(ctx, "linux.uml", "mem=1200M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "quiet",
-		"init="+script, "con=null", "con0=fd:0,fd:1", "uml_dir="+dir, "umid=vm")
-	c.Stdout, c.Stderr = console, console
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
-	c.WaitDelay = 5 * time.Second
-	began := time.Now()
-	runErr := c.Run()
-	if c.Process != nil {
-		if err := syscall.Kill(-c.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			t.Error(err)
-		}
+	b := boot{name: "failure", scenarios: []string{"no-such-scenario"}}
+	if got := b.live(t, t.TempDir(), k, programs(t), nil); got.ok || !strings.Contains(got.verdict, `there is no scenario "no-such-scenario"`) {
+		t.Errorf("a scenario that is not there: %s", got.report())
 	}
-	verdict, err := os.ReadFile(filepath.Join(dir, "verdict"))
-	if err == nil && strings.TrimSpace(string(verdict)) == "ok" {
-		t.Logf("%s in %v\n%s", scenario, time.Since(began).Round(time.Second), tail(filepath.Join(dir, "output"), 4096))
-		return
-	}
-	files, _ := filepath.Glob(filepath.Join(dir, "*.log"))
-	var shown strings.Builder
-	for _, f := range append([]string{filepath.Join(dir, "output"), filepath.Join(dir, "dmesg"), filepath.Join(dir, "console")}, files...) {
-		fmt.Fprintf(&shown, "--- %s\n%s\n", filepath.Base(f), tail(f, 6000))
-	}
-	t.Fatalf("scenario %s failed after %v (machine: %v): %s\n%s", scenario, time.Since(began).Round(time.Second), runErr, verdict, shown.String())
 }
 
-// tail returns the end of a file.
-func tail(path string, n int) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
+// A machine does not outlive the program that has started it, however that ends.
+func TestMachineDiesWithItsOwner(t *testing.T) {
+	if os.Getenv("FLOTILLA_VM_SLEEPER") != "" {
+		k, err := kernels[*kernelFlag].prepare(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := boot{name: "sleeper", scenarios: []string{"sleep"}}
+		b.live(t, os.Getenv("FLOTILLA_VM_SLEEPER"), k, programs(t), nil)
+		return
 	}
-	return string(text[max(0, len(text)-n):])
+	if os.Getuid() != 0 {
+		t.Skip("the guest's root is this machine's: run it as root")
+	}
+	dir := t.TempDir()
+	// A shell stands for `go test`: it is killed, and its child, this program, is not.
+	c := exec.Command("sh", "-c", `"$0" "$@"; true`, os.Args[0], "-test.run=^TestMachineDiesWithItsOwner$", "-kernel="+*kernelFlag)
+	c.Env = append(os.Environ(), "FLOTILLA_VM_SLEEPER="+dir, "FLOTILLA_OWNER=")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the machine runs", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "asleep"))
+		return err == nil && len(machines(t, dir)) > 0
+	})
+	t.Logf("processes %v", machines(t, dir))
+	if err := c.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait() // it was killed
+	wait(t, "the machine is gone", func() bool { return len(machines(t, dir)) == 0 })
+}
+
+func wait(t *testing.T, what string, ready func() bool) {
+	t.Helper()
+	for end := time.Now().Add(90 * time.Second); !ready(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// machines returns the processes whose command line names a directory, but for this one.
+func machines(t *testing.T, dir string) (out []string) {
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		text, err := os.ReadFile(filepath.Join("/proc", p.Name(), "cmdline"))
+		if err == nil && slices.ContainsFunc(strings.Split(string(text), "\x00"), func(w string) bool { return strings.Contains(w, dir) }) {
+			out = append(out, p.Name())
+		}
+	}
+	return out
 }

@@ -108,7 +108,18 @@ func (k *Kernel) Reconfigure(index int, c Change, sockets ...*os.File) error {
 // Disconnect takes a device down: what is under way fails. A device that is not set up stays as it is.
 func (k *Kernel) Disconnect(index int) error {
 	_, err := k.do(indexRequest(cmdDisconnect, index))
+	if err == nil {
+		k.scan(index)
+	}
 	return explain(fmt.Sprintf("disconnect nbd%d", index), err)
+}
+
+// scan has the kernel look for partitions, which it does when a device is opened: those of a device that was taken down would
+// stay until somebody does. It is not worth failing for.
+func (k *Kernel) scan(index int) {
+	if f, err := os.OpenFile(k.Path(index), os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+		_ = f.Close()
+	}
 }
 
 // Status returns what the driver says of all devices.

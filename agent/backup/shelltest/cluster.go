@@ -45,6 +45,7 @@ type Config struct {
 	Backups   int
 	Backup    func(*backup.Options)
 	Secondary func(*secondary.Options)
+	Volume    func(*cluster.CreateVolume)
 	// ResendAfter is core's; default 200 ms.
 	ResendAfter time.Duration
 }
@@ -118,9 +119,11 @@ func New(t testing.TB, cfg Config) *Cluster {
 		voters = append(voters, wire.AgentID(i+1))
 	}
 	apply(cluster.Command{CreateGroup: &cluster.CreateGroup{Name: "db", PeriodMS: cluster.MinPeriodMS, PortionSize: Portion}})
-	apply(cluster.Command{CreateVolume: &cluster.CreateVolume{
-		Group: Group, Name: "data", Size: Size, Primary: 1, Source: "/source", Secondary: 1, Target: Path,
-	}})
+	volume := cluster.CreateVolume{Group: Group, Name: "data", Size: Size, Primary: 1, Source: "/source", Secondary: 1, Target: Path}
+	if cfg.Volume != nil {
+		cfg.Volume(&volume)
+	}
+	apply(cluster.Command{CreateVolume: &volume})
 	for _, id := range voters {
 		c.disks[id] = &disks{fs: crashfs.New(cfg.Seed + uint64(id)), raft: core.Bootstrap(st, voters)}
 	}

@@ -71,7 +71,7 @@ func (s *State) createGroup(c *CreateGroup) (uint64, error) {
 	}
 	g := &Group{
 		ID: s.NextGroup, Name: c.Name, Mode: c.Mode, PeriodMS: c.PeriodMS, SetBytes: c.SetBytes, PortionSize: c.PortionSize,
-		ResyncRate: c.ResyncRate, Bandwidth: c.Bandwidth, Contract: c.Contract,
+		ResyncRate: c.ResyncRate, Bandwidth: c.Bandwidth, Spool: c.Spool, Contract: c.Contract,
 		Phase: Replicating, Volumes: map[wire.VolumeID]*Volume{}, Verdicts: map[wire.Set]bool{},
 	}
 	if g.Mode == 0 {
@@ -110,6 +110,9 @@ func (g *Group) validate() error {
 	if g.Bandwidth != 0 && g.Bandwidth < MinBandwidth {
 		return fmt.Errorf("a bandwidth of %d bytes a second is below %d", g.Bandwidth, MinBandwidth)
 	}
+	if g.Spool > 0 && g.Spool < MinSpool {
+		return fmt.Errorf("a spool of %d bytes is below %d", g.Spool, MinSpool)
+	}
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
 	}
@@ -145,6 +148,9 @@ func (s *State) setGroup(index uint64, c *SetGroup) error {
 	}
 	if c.Bandwidth != nil {
 		changed.Bandwidth = *c.Bandwidth
+	}
+	if c.Spool != nil {
+		changed.Spool = *c.Spool
 	}
 	contract := g.Contract
 	if c.OnDegraded != nil {
@@ -216,6 +222,7 @@ func (s *State) createVolume(c *CreateVolume) (uint64, error) {
 	v := &Volume{
 		ID: s.NextVolume, Name: c.Name, Size: c.Size,
 		Primary: c.Primary, Source: c.Source, Secondary: c.Secondary, Target: c.Target, Seeded: c.Seeded, BitmapAtEnd: c.BitmapAtEnd,
+		Overwrite: c.Overwrite,
 	}
 	s.NextVolume++
 	g.Volumes[v.ID] = v

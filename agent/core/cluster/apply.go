@@ -17,7 +17,10 @@ const (
 	MinSetBytes     = 1 << 20
 	MinResyncRate   = 64 << 10 // bytes a second
 	MinBandwidth    = 64 << 10 // bytes a second
-	MaxGrant        = 64       // sets that one grant may open
+	MinSpool        = 64 << 20
+	DefaultSpool    = 1 << 30
+	NoSpool         = -1
+	MaxGrant        = 64 // sets that one grant may open
 	MaxUnapplied    = 1 << 16
 )
 

@@ -94,6 +94,7 @@ type (
 		PortionSize uint64
 		ResyncRate  int64 `cbor:",omitempty"` // bytes a second; 0 is no ceiling
 		Bandwidth   int64 `cbor:",omitempty"`
+		Spool       int64 `cbor:",omitempty"` // see Group
 		Contract
 	}
 	// SetGroup changes a group's settings; zero values leave what is.
@@ -108,6 +109,8 @@ type (
 		ResyncRate *int64 `cbor:",omitempty"`
 		// Bandwidth is nil to leave it, and 0 for no limit.
 		Bandwidth *int64 `cbor:",omitempty"`
+		// Spool is nil to leave it, 0 for the default, and less for none.
+		Spool *int64 `cbor:",omitempty"`
 		// OnDegraded and DegradeAfterMS are nil to leave them.
 		OnDegraded     *OnDegraded `cbor:",omitempty"`
 		DegradeAfterMS *int64      `cbor:",omitempty"`
@@ -124,8 +127,9 @@ type (
 		Secondary wire.AgentID
 		Target    string
 		Seeded    bool `cbor:",omitempty"`
-		// BitmapAtEnd is kept, see Volume.
+		// BitmapAtEnd and Overwrite are kept, see Volume.
 		BitmapAtEnd bool `cbor:",omitempty"`
+		Overwrite   bool `cbor:",omitempty"`
 	}
 	// DeleteVolume takes a volume out of its group.
 	DeleteVolume struct{ Volume wire.VolumeID }

@@ -148,6 +148,7 @@ type Group struct {
 	PortionSize uint64 // bytes
 	ResyncRate  int64  `cbor:",omitempty"` // of each primary's copies, bytes a second; 0: no ceiling
 	Bandwidth   int64  `cbor:",omitempty"` // of what each primary sends, bytes a second; 0 for no limit
+	Spool       int64  `cbor:",omitempty"` // of each primary's spool, bytes; 0: DefaultSpool, less: none. See SpoolBytes
 	Phase       Phase
 
 	Volumes map[wire.VolumeID]*Volume
@@ -213,6 +214,8 @@ type Volume struct {
 	Copy uint64 `cbor:",omitempty"`
 	// BitmapAtEnd says that the primary keeps the bitmap at the end of the source, behind Size, and not in its state directory.
 	BitmapAtEnd bool `cbor:",omitempty"`
+	// Overwrite says that the secondary may claim a target that holds something, such as a file system.
+	Overwrite bool `cbor:",omitempty"`
 	// Removed is not nil once its primary was taken out of the group: it takes part in nothing that is decided since.
 	Removed *Removal `cbor:",omitempty"`
 }

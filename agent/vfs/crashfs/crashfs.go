@@ -36,7 +36,7 @@ var ErrDown = errors.New("the machine or the process is down")
 // Kind names an operation that a Hook sees.
 type Kind string
 
-// The operations. Read is the only one that changes nothing and is not counted by Ops and CutAt.
+// The operations. Read and Space change nothing and are not counted by Ops and CutAt.
 const (
 	Create   Kind = "create"
 	Rename   Kind = "rename"
@@ -47,6 +47,7 @@ const (
 	Allocate Kind = "allocate"
 	Sync     Kind = "sync"
 	Read     Kind = "read"
+	Space    Kind = "space"
 )
 
 // Op is one operation about to happen. Sync stands for both Sync and SyncData.
@@ -221,7 +222,8 @@ func (f *FS) begin(op Op) (half bool, err error) {
 	if f.state != up {
 		return false, fmt.Errorf("%s %s: %w", op.Kind, op.Name, ErrDown)
 	}
-	if op.Kind != Read {
+	changes := op.Kind != Read && op.Kind != Space
+	if changes {
 		f.ops++
 	}
 	if f.hook != nil {
@@ -229,11 +231,11 @@ func (f *FS) begin(op Op) (half bool, err error) {
 			return false, fmt.Errorf("%s %s: %w", op.Kind, op.Name, err)
 		}
 	}
-	if op.Kind != Read && f.cutAt != 0 && f.ops >= f.cutAt {
+	if changes && f.cutAt != 0 && f.ops >= f.cutAt {
 		f.state = cut
 		return true, fmt.Errorf("%s %s: %w", op.Kind, op.Name, ErrDown)
 	}
-	if op.Kind != Read && f.dieAt != 0 && f.ops >= f.dieAt {
+	if changes && f.dieAt != 0 && f.ops >= f.dieAt {
 		f.state = killed // The next operation finds out.
 	}
 	return false, nil
@@ -365,6 +367,19 @@ func (f *FS) SyncDir(name string) error {
 		d.disk, d.log = clone(d.now), nil
 	}
 	return err
+}
+
+// Space implements vfs.FS. Without SetSpace the disk has 1 TiB, of which nothing is used.
+func (f *FS) Space(name string) (size, free int64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.begin(Op{Space, name}); err != nil {
+		return 0, 0, err
+	}
+	if f.space < 0 {
+		return 1 << 40, 1 << 40, nil
+	}
+	return f.space, max(0, f.room(nil, 0)), nil
 }
 
 func (d *dir) change(c nameChange) {

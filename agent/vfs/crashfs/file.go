@@ -164,7 +164,7 @@ var _ vfs.File = (*file)(nil)
 
 // room returns the bytes left once n is size bytes long; negative: so many too few. f.mu is held.
 func (f *FS) room(n *inode, size int64) int64 {
-	if f.space < 0 || size <= int64(len(n.cache)) {
+	if f.space < 0 || (n != nil && size <= int64(len(n.cache))) {
 		return 0
 	}
 	used := size

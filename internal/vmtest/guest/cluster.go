@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,31 +24,37 @@ const (
 
 // cluster is a primary and a secondary that is the only component, on the loopback, and one volume with a file on each side.
 type cluster struct {
+	*machine
 	ctx            context.Context
 	fleet          *fleet.Fleet
 	primary        *fleet.Host
-	dir            string
+	secondary      *fleet.Host
 	source, target string
 }
 
-func assemble(ctx context.Context, program, dir string) (*cluster, error) {
+// patient are the settings of agents that share one slow processor: nobody is to be taken for lost because of that.
+const patient = "limits: {loss_after: 20s}\n"
+
+// newCluster has no hosts yet.
+func newCluster(ctx context.Context, m *machine) *cluster {
 	ctx, fail := context.WithCancelCause(ctx)
-	c := &cluster{ctx: ctx, fleet: fleet.New(program, dir, fail), dir: dir, source: filepath.Join(dir, "source"), target: filepath.Join(dir, "target")}
-	for _, f := range []string{c.source, c.target} {
-		if err := os.WriteFile(f, nil, 0o600); err != nil {
-			return nil, err
-		}
-		if err := os.Truncate(f, size); err != nil {
-			return nil, err
-		}
+	return &cluster{machine: m, ctx: ctx, fleet: fleet.New(m.program, m.dir, fail), source: filepath.Join(m.dir, "source"), target: filepath.Join(m.dir, "target")}
+}
+
+// sparseFile makes a file that is all one hole.
+func sparseFile(path string, size int64) error {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return err
 	}
-	var err error
-	// One slow processor for all: nobody is to be taken for lost because of that.
-	const settings = "limits: {loss_after: 20s}\n"
-	if c.primary, err = c.fleet.Add(fleet.Member{Name: "p", Roles: "primary", Settings: settings}); err != nil {
+	return os.Truncate(path, size)
+}
+
+func assemble(ctx context.Context, m *machine) (*cluster, error) {
+	c := newCluster(ctx, m)
+	if err := errors.Join(sparseFile(c.source, size), sparseFile(c.target, size)); err != nil {
 		return nil, err
 	}
-	if _, err := c.fleet.Add(fleet.Member{Name: "s", Roles: "backup, secondary", Settings: settings}); err != nil {
+	if err := c.addPair(); err != nil {
 		return nil, err
 	}
 	if err := c.fleet.Assemble(ctx, func(*fleet.Host) {}); err != nil {
@@ -56,9 +63,26 @@ func assemble(ctx context.Context, program, dir string) (*cluster, error) {
 	if _, err := c.command("group", "create", "db"); err != nil {
 		return nil, err
 	}
-	_, err = c.command("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target)
+	_, err := c.command("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target)
 	say("the cluster runs")
 	return c, err
+}
+
+// addPair adds the two hosts.
+func (c *cluster) addPair() (err error) {
+	if c.primary, err = c.fleet.Add(fleet.Member{Name: "p", Roles: "primary", Settings: patient}); err != nil {
+		return err
+	}
+	c.secondary, err = c.fleet.Add(fleet.Member{Name: "s", Roles: "backup, secondary", Settings: patient, Journal: "8GiB"})
+	return err
+}
+
+// end ends the agents, and says why a scenario has failed.
+func (c *cluster) end(err error) error {
+	if cause := context.Cause(c.ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%w)", err, cause)
+	}
+	return errors.Join(err, c.fleet.Close())
 }
 
 // command runs the program under test against the primary's agent.
@@ -68,7 +92,7 @@ func (c *cluster) command(args ...string) (string, error) {
 
 // attach attaches the volume, as soon as it is served.
 func (c *cluster) attach(flags ...string) error {
-	return fleet.Until(c.ctx, fleet.StartTime, "the volume is attached", func(context.Context) (bool, error) {
+	return fleet.Until(c.ctx, c.patience*fleet.StartTime, "the volume is attached", func(context.Context) (bool, error) {
 		out, err := c.command(append([]string{"volume", "attach", volume}, flags...)...)
 		if err != nil && strings.Contains(err.Error(), "not served here") {
 			return false, nil
@@ -100,21 +124,40 @@ func (c *cluster) sh(name string, args ...string) error {
 	return nil
 }
 
-// noErrors fails if the kernel has told of an error of the device.
-func noErrors() error {
+// mark is what the kernel's log has where a scenario begins.
+const mark = "flotilla: a scenario begins"
+
+func markLog() error {
+	return os.WriteFile("/dev/kmsg", []byte(mark), 0)
+}
+
+// kernelSays returns the lines of the kernel's log, since the scenario began, with one of the words.
+func kernelSays(words ...string) (found []string, err error) {
 	out, err := exec.Command("dmesg").Output()
 	if err != nil {
-		return fmt.Errorf("read the kernel's log: %w", err)
+		return nil, fmt.Errorf("read the kernel's log: %w", err)
 	}
-	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
-		line := s.Text()
-		for _, bad := range []string{"I/O error", "EXT4-fs error", "Other side returned error", "blocked for more than", "BUG:", "WARNING:"} {
-			if strings.Contains(line, bad) {
-				return fmt.Errorf("the kernel says: %s", line)
+	for s := bufio.NewScanner(bytes.NewReader(out[max(0, bytes.LastIndex(out, []byte(mark))):])); s.Scan(); {
+		for _, w := range words {
+			if strings.Contains(s.Text(), w) {
+				found = append(found, s.Text())
+				break
 			}
 		}
 	}
-	return nil
+	return found, nil
+}
+
+// stuck are the kernel's words for what must never happen.
+var stuck = []string{"blocked for more than", "BUG:", "WARNING:", "Oops", "general protection"}
+
+// noErrors fails if the kernel has told of an error of the device.
+func noErrors() error {
+	found, err := kernelSays(append(stuck, "I/O error", "EXT4-fs error", "Other side returned error")...)
+	if err == nil && len(found) > 0 {
+		err = fmt.Errorf("the kernel says: %s", found[0])
+	}
+	return err
 }
 
 func say(format string, args ...any) {

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"flotilla/internal/fleet"
 )
 
 // kills is how often the agent is killed under the database.
@@ -45,6 +43,7 @@ print(db.execute("SELECT count(*) FROM rows WHERE n <= ? AND text = replace(prin
 
 // rows follows what the inserter has had acknowledged.
 type rows struct {
+	*machine
 	process *exec.Cmd
 	done    sync.WaitGroup
 
@@ -56,8 +55,9 @@ type rows struct {
 	ended   bool
 }
 
-func startRows(path string) (*rows, error) {
-	r := &rows{process: exec.Command("python3", "-c", inserter, path), at: time.Now()}
+// startRows begins to insert. Each number that is acknowledged goes to the writers, too, a line each.
+func (m *machine) startRows(path string, to ...io.Writer) (*rows, error) {
+	r := &rows{machine: m, process: exec.Command("python3", "-c", inserter, path), at: time.Now()}
 	out, err := r.process.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func startRows(path string) (*rows, error) {
 	if err := r.process.Start(); err != nil {
 		return nil, err
 	}
-	r.done.Go(func() { r.follow(out) })
+	r.done.Go(func() { r.follow(io.TeeReader(out, io.MultiWriter(to...))) })
 	return r, nil
 }
 
@@ -97,12 +97,29 @@ func (r *rows) stop() error {
 	return err
 }
 
+// halt sends the inserter's end on its way; it may wait for a device before it can end.
+func (r *rows) halt() error { return r.process.Process.Kill() }
+
+// gone waits for the end of an inserter that was halted.
+func (r *rows) gone() error {
+	r.done.Wait()
+	_ = r.process.Wait() // it was killed
+	return nil
+}
+
+// count returns how many rows are acknowledged.
+func (r *rows) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.acked
+}
+
 // more waits until n more rows are acknowledged.
 func (r *rows) more(ctx context.Context, n int) error {
 	r.mu.Lock()
 	want := r.acked + n
 	r.mu.Unlock()
-	return fleet.Until(ctx, 60*time.Second, "the database goes on", func(context.Context) (bool, error) {
+	return r.until(ctx, "the database goes on", func() (bool, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.ended {
@@ -137,7 +154,7 @@ func withDatabase(c *cluster, f func(r *rows) error, flags ...string) error {
 		}
 	}
 	path := filepath.Join(at, "rows.sqlite")
-	r, err := startRows(path)
+	r, err := c.startRows(path)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func openGrown(t *testing.T, fsys *crashfs.FS, extent int64) (*activity, error) 
 	t.Helper()
 	shape := logShape
 	shape.extent = extent
-	a, _, reason := openGrowing(&stateFile{fs: fsys, name: path.Join("/log", "7.bits")}, shape, growth{reach: grownSize, finest: logShape.extent}, false)
+	a, _, reason := openGrowing(&stateFile{fs: fsys, name: path.Join("/log", "7.bits")}, shape, bitReach{reach: grownSize, finest: logShape.extent}, false)
 	return a, reason
 }
 
