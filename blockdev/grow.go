@@ -43,6 +43,7 @@ func GrowTo(d Device, size int64) error {
 var (
 	_ Grower = (*file)(nil)
 	_ Grower = (*raw)(nil)
+	_ Grower = (*looped)(nil)
 	_ Grower = (*Memory)(nil)
 )
 

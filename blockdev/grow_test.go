@@ -71,6 +71,25 @@ func TestGrow(t *testing.T) {
 		{"file", before, fromFile(blockdev.Options{}, before)},
 		{"direct file", 1 << 20, fromFile(blockdev.Options{Direct: true}, 1<<20)},
 		{"loop device", before, fromLoop},
+		{"loop device of its own", before, func(t *testing.T) made {
+			if _, err := os.Stat("/dev/loop-control"); err != nil || os.Getuid() != 0 {
+				blockdevtest.SkipOrFail(t, "test needs loop devices: %v", err)
+			}
+			path := filepath.Join(t.TempDir(), "dev")
+			enlarge := func(size int64) {
+				if err := os.Truncate(path, size); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(path, make([]byte, before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			dev, err := blockdev.Open(blockdev.LoopPrefix+path, blockdev.Options{Exclusive: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return made{dev, enlarge}
+		}},
 		{"direct file with an odd end", before, fromFile(blockdev.Options{Direct: true}, before)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
