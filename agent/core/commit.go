@@ -168,8 +168,32 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 		for _, id := range cluster.SortedKeys(r.ends) {
 			cmd.Ends = append(cmd.Ends, cluster.IncEnd{Inc: id, Seq: r.ends[id], Whole: r.whole[id]})
 		}
+		if !c.n.mutant("taken-not-said") {
+			r.takenIn(g, n, cmd)
+		}
 		c.n.Propose(cluster.Command{Commit: cmd})
 		return
+	}
+}
+
+// takenIn adds to a commit what is whole by it as a part of the point, and was not by itself: ended incarnations whose
+// resync a later one has finished.
+func (r *run) takenIn(g *cluster.Group, n wire.Set, cmd *cluster.Commit) {
+	for _, p := range g.Primaries() {
+		at := g.IncAt(p, n)
+		if at == nil || (at.Whole == 0 && r.whole[at.ID] == 0) {
+			continue // its volumes are in their first copies, and it is in no point
+		}
+		for _, inc := range g.Taken(p, n) {
+			if r.whole[inc.ID] != 0 {
+				continue
+			}
+			k := slices.IndexFunc(cmd.Ends, func(e cluster.IncEnd) bool { return e.Inc == inc.ID })
+			if k < 0 {
+				k, cmd.Ends = len(cmd.Ends), append(cmd.Ends, cluster.IncEnd{Inc: inc.ID, Seq: inc.CommittedSeq})
+			}
+			cmd.Ends[k].Whole = n
+		}
 	}
 }
 

@@ -159,6 +159,7 @@ type GroupView struct {
 	Applied  wire.Set
 	Seq      wire.Seq
 	HeldUpTo wire.Seq
+	HeldSet  wire.Set // newest closed set that is held, with its mark and all before it in the incarnation; 0 for none
 	Queued   int64
 	Folded   int64 // of the updates above HeldUpTo, those that were folded: there is nothing in memory for them
 	// Of Queued, data that are not in memory, and of how many updates: see Spillable.

@@ -29,11 +29,13 @@ type Extents struct {
 	hot    hotList
 	marked int // bits set
 	toCopy int
-	aside  int  // of them, those that are not to be copied now
-	cold   int  // extents that are cold
-	next   int  // where the copier looks first
-	last   bool // it has taken what is at rest, and takes what was written meanwhile
-	copies bool // an incarnation is attached, whose copy takes in what gets dirty
+	aside  int      // of them, those that are not to be copied now
+	cold   int      // extents that are cold
+	next   int      // where the copier looks first
+	last   bool     // it has taken what is at rest, and takes what was written meanwhile
+	copies bool     // an incarnation is attached, whose copy takes in what gets dirty
+	kept   []uint64 // a bit for each extent that need not be copied again, see kept.go
+	keeps  int      // of them
 }
 
 // extentState is what is known of one extent: 24 bytes, of which a volume has a million at most.
@@ -57,7 +59,7 @@ func (x *extentState) cold() bool { return !x.copy && x.apart }
 // all, as for a volume that was never copied.
 func NewExtents(size, extent int64, bits func(i int) bool) *Extents {
 	n := int((size + extent - 1) / extent)
-	e := &Extents{size: size, extent: extent, ext: make([]extentState, n), hot: noHot}
+	e := &Extents{size: size, extent: extent, ext: make([]extentState, n), hot: noHot, kept: make([]uint64, (n+63)/64)}
 	for i := range e.ext {
 		if bits == nil || bits(i) {
 			e.ext[i].bit = true
@@ -96,11 +98,12 @@ func (e *Extents) Grow(size int64) {
 	e.size = max(e.size, size)
 	if n := int((e.size + e.extent - 1) / e.extent); n > len(e.ext) {
 		e.ext = append(e.ext, make([]extentState, n-len(e.ext))...)
+		e.kept = append(e.kept, make([]uint64, (n+63)/64-len(e.kept))...)
 	}
 }
 
-// Touch announces a write. It pins the extents and returns whether bits were set that the caller must make durable
-// before it writes the source.
+// Touch announces a write. It pins the extents and returns whether bits were set, or extents that were kept are so no more,
+// which the caller must make durable before it writes the source.
 func (e *Extents) Touch(off, length int64) (grew bool) {
 	first, last := e.Range(off, length)
 	for i := first; i <= last; i++ {
@@ -113,6 +116,9 @@ func (e *Extents) Touch(off, length int64) (grew bool) {
 		if !x.bit {
 			x.bit = true
 			e.marked++
+			grew = true
+		}
+		if e.drop(i) {
 			grew = true
 		}
 	}
@@ -145,15 +151,8 @@ func (e *Extents) Dirtied(off, length int64) {
 
 // Resync begins the copy of a new incarnation: every set bit is to be copied. It returns the number of extents.
 func (e *Extents) Resync() int {
-	e.toCopy, e.aside, e.cold, e.next, e.last, e.copies, e.hot = 0, 0, 0, 0, false, true, noHot
-	for i := range e.ext {
-		x := &e.ext[i]
-		x.copy, x.apart, x.set, x.dirty = x.bit, false, 0, false
-		if x.copy {
-			e.toCopy++
-		}
-	}
-	return e.toCopy
+	toCopy, _ := e.Resume(0, nil)
+	return toCopy
 }
 
 // Detach forgets the sets of an incarnation that ended: nothing may be cleared by them any more.
@@ -248,6 +247,7 @@ func (e *Extents) Cleared(extents []int, applied wire.Set) (shrank bool) {
 			e.cool(i)
 			e.ext[i].bit = false
 			e.marked--
+			e.drop(i)
 			shrank = true
 		}
 	}
@@ -265,6 +265,7 @@ func (e *Extents) SetAll() {
 			e.marked++
 		}
 		x.dirty = true
+		e.drop(i)
 		if e.copies && !x.copy {
 			if x.cold() {
 				e.cold--

@@ -389,7 +389,7 @@ func (n *Node) View(g wire.GroupID) (GroupView, bool) {
 	}
 	v := GroupView{
 		Group: g, Inc: s.inc, Mode: grp.Mode, Open: s.open, Applied: grp.Applied,
-		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), Queued: s.queued, Folded: s.folding.pending,
+		Seq: s.next - 1, HeldUpTo: s.heldUpTo(), HeldSet: s.heldSet, Queued: s.queued, Folded: s.folding.pending,
 		Spilled: s.spill.bytes, SpilledUpdates: s.spill.updates,
 	}
 	if inc := grp.Inc(s.inc); inc != nil {

@@ -1,6 +1,7 @@
 package primary
 
 import (
+	"errors"
 	"slices"
 	"sync"
 
@@ -25,6 +26,7 @@ type activity struct {
 	off    bool   // all bits are set on disk, so that no write makes any durable
 	copy   uint64 // that the bits are of, see cluster.Volume
 	grown  int64  // size of the volume that they are of, in bytes
+	kept   keptLog
 
 	running bool         // somebody makes bits durable
 	next    *activeRound // those who come meanwhile share the next round
@@ -79,13 +81,19 @@ func (a *activity) touch(off, length int64) error {
 	for i := first; i <= last && durable; i++ {
 		durable = a.onDisk.has(i)
 	}
-	if durable {
+	if !durable {
+		a.touchedLocked(first, last)
+	}
+	if !a.touchedKeptLocked(first, last) && durable {
 		a.mu.Unlock()
 		return nil
 	}
-	a.touchedLocked(first, last)
 	a.mu.Unlock()
-	return a.commit()
+	err := a.commit()
+	if err != nil && a.covers(off, length) {
+		return nil // what has failed was not needed
+	}
+	return err
 }
 
 // bitLocked returns a bit as it is to be on disk.
@@ -107,7 +115,7 @@ func (a *activity) covers(off, length int64) bool {
 	defer a.mu.Unlock()
 	first, last := a.ext.Range(off, length)
 	for i := first; i <= last; i++ {
-		if !a.onDisk.has(i) {
+		if !a.onDisk.has(i) || (a.kept.file != nil && a.kept.onDisk.has(i)) {
 			return false
 		}
 	}
@@ -165,18 +173,27 @@ func (a *activity) commit() error {
 }
 
 // run writes the stale sectors and hands over to the next round. Only who set running, or has the token, calls it.
+//
+// What is kept goes first. If that fails bits are not made anew: those of this version would have what lies beside them be
+// trusted.
 func (a *activity) run() error {
 	a.mu.Lock()
 	a.gatherLocked()
+	a.gatherKeptLocked()
 	a.mu.Unlock()
-	var err error
-	if len(a.secs) > 0 {
+	var notes, err error
+	if len(a.kept.secs) > 0 {
+		notes = a.kept.file.write(a.kept.secs, a.kept.encoded)
+	}
+	bits := notes == nil || !a.file.whole()
+	if bits && len(a.secs) > 0 {
 		err = a.file.write(a.secs, a.encoded)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.keptWrittenLocked(notes)
 	for k, sec := range a.secs {
-		if err != nil {
+		if err != nil || !bits {
 			a.touchedLocked(a.shape.first(sec), a.shape.first(sec))
 			continue
 		}
@@ -187,6 +204,7 @@ func (a *activity) run() error {
 			}
 		}
 	}
+	err = errors.Join(notes, err)
 	if a.next == nil {
 		a.running = false
 		return err
@@ -224,19 +242,12 @@ func (a *activity) gatherLocked() {
 	a.behind = 0
 }
 
-// resync begins the copy of a new incarnation and returns the bytes to copy.
-func (a *activity) resync() int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.at, a.to = 0, 0
-	return int64(a.ext.Resync()) * a.shape.extent
-}
-
 // detach forgets the sets of an incarnation that ended.
 func (a *activity) detach() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.at, a.to = 0, 0
+	a.kept.inc = 0
 	a.ext.Detach()
 }
 
@@ -310,13 +321,6 @@ func (a *activity) toCopy() (left, marked int64) {
 	return int64(a.ext.ToCopy()) * a.shape.extent, marked
 }
 
-// resyncs returns the bytes that the next incarnation of this run of the agent copies.
-func (a *activity) resyncs() int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return int64(a.ext.Marked()) * a.shape.extent
-}
-
 // clean clears the bits of extents whose updates are all applied, but for keep of them. flush makes the source durable
 // and is called only when there is something to clear. The cleared bits get to the disk with the next commit.
 func (a *activity) clean(applied wire.Set, keep, limit int, flush func() error) (cleared int, err error) {
@@ -336,6 +340,11 @@ func (a *activity) clean(applied wire.Set, keep, limit int, flush func() error) 
 		for _, i := range slices.Compact(sectorsOf(candidates)) {
 			a.touchedLocked(i*sectorBits, i*sectorBits)
 		}
+		for _, i := range candidates {
+			if !a.ext.Kept(i) {
+				a.touchedKeptLocked(i, i)
+			}
+		}
 	}
 	return before - a.ext.Marked(), nil
 }
@@ -349,7 +358,7 @@ func sectorsOf(extents []int) []int {
 }
 
 // close ends the use of the medium; what is not committed is lost, to the safe side. Nobody may be inside any more.
-func (a *activity) close() error { return a.file.medium.close() }
+func (a *activity) close() error { return errors.Join(a.file.medium.close(), a.kept.close()) }
 
 // remove ends the use of the medium and takes the bits away.
-func (a *activity) remove() error { return a.file.medium.remove() }
+func (a *activity) remove() error { return errors.Join(a.kept.remove(), a.file.medium.remove()) }

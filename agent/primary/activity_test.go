@@ -441,7 +441,7 @@ func TestNeedWithoutActivityLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, _, _ := openActivity(m, bitShape{volume: 1, size: size, extent: extent}, true)
-	if n := a.resyncs(); n != size {
+	if n := a.nextResync(); n != size {
 		t.Errorf("a new volume's first copy: %d bytes", n)
 	}
 	a.resync()
@@ -459,7 +459,7 @@ func TestNeedWithoutActivityLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.numbered(extent, 10, 2)
-	if _, marked := a.toCopy(); a.resyncs() != extent || marked != size {
-		t.Errorf("one extent was written: %d bytes for the next incarnation, %d after a crash", a.resyncs(), marked)
+	if _, marked := a.toCopy(); a.nextResync() != extent || marked != size {
+		t.Errorf("one extent was written: %d bytes for the next incarnation, %d after a crash", a.nextResync(), marked)
 	}
 }

@@ -97,7 +97,7 @@ func (f *bitFile) write(secs []int, encoded []byte) error {
 		f.anew = false
 		return nil
 	}
-	err := f.writeRuns(secs, encoded)
+	err := writeRuns(f.medium, secs, encoded, 1)
 	if err == nil {
 		err = f.medium.sync()
 	}
@@ -111,14 +111,14 @@ func (f *bitFile) write(secs []int, encoded []byte) error {
 	return fmt.Errorf("write the activity log %v: %w", f.medium, err)
 }
 
-// writeRuns writes neighbours together.
-func (f *bitFile) writeRuns(secs []int, encoded []byte) error {
+// writeRuns writes neighbours together. ahead is how many other sectors lie before them.
+func writeRuns(m bitMedium, secs []int, encoded []byte, ahead int) error {
 	for i := 0; i < len(secs); {
 		k := i + 1
 		for k < len(secs) && secs[k] == secs[k-1]+1 {
 			k++
 		}
-		if err := f.medium.write(encoded[i*bitSector:k*bitSector], int64(1+secs[i])*bitSector); err != nil {
+		if err := m.write(encoded[i*bitSector:k*bitSector], int64(ahead+secs[i])*bitSector); err != nil {
 			return err
 		}
 		i = k

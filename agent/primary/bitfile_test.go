@@ -21,6 +21,7 @@ const (
 	atDeviceEnd place = "end of the device"
 
 	logName    = "/7.bits"
+	keptName   = "/7.kept"
 	deviceName = "/device"
 )
 
@@ -81,7 +82,11 @@ func (d fileDevice) WriteZeroes(off, length int64, _ bool) error {
 // open opens the log there.
 func (p place) open(t *testing.T, fsys vfs.FS, shape bitShape) (*activity, bool, error) {
 	t.Helper()
-	return openActivity(p.medium(t, fsys), shape, false)
+	a, fresh, reason := openActivity(p.medium(t, fsys), shape, false)
+	if err := a.openKept(&stateFile{fs: fsys, name: keptName}); err != nil && reason == nil {
+		reason = err
+	}
+	return a, fresh, reason
 }
 
 // corrupt flips bits of a byte of the log at rest.
@@ -100,48 +105,71 @@ func inPlaces(t *testing.T, test func(t *testing.T, p place)) {
 	}
 }
 
-// TestOldFormat reads bits of version 1, and writes them anew as of this one.
-func TestOldFormat(t *testing.T) {
-	shape := logShape
-	old := shape.appendOldHeader(nil)
+// oldBits are bits of an older version, of which every third is set.
+func oldBits(shape bitShape, version uint32) []byte {
+	third := func(i int) bool { return i%3 == 0 }
+	old := shape.appendHeaderOf(nil, version)
+	if version == oldBitVersion {
+		old = shape.appendOldHeader(nil)
+	}
 	for sec := range shape.sectors() {
 		start := len(old)
-		old = shape.appendSector(old, sec, uint32(shape.volume), func(i int) bool { return i%3 == 0 })
+		if version != oldBitVersion {
+			old = shape.appendSector(old, sec, shape.keyOf(version), third)
+			continue
+		}
+		old = shape.appendSector(old, sec, uint32(shape.volume), third)
 		binary.LittleEndian.PutUint32(old[start:], oldBitSectorMagic)
 		old = sealSector(old[:start+bitSector-4], start)
 	}
-	fsys := crashfs.New(1)
-	if err := vfs.WriteFileAtomic(fsys, logName, old); err != nil {
-		t.Fatal(err)
-	}
-	for _, version := range []uint32{oldBitVersion, bitVersion} {
-		a, fresh, reason := inStateDir.open(t, fsys, shape)
-		if fresh || reason != nil {
-			t.Errorf("version %d: fresh %v, %v", version, fresh, reason)
+	return old
+}
+
+// TestOldFormat reads bits of older versions, and writes them anew as of this one. What is kept beside them is of no use: who
+// wrote them knew nothing of it.
+func TestOldFormat(t *testing.T) {
+	for _, first := range []uint32{oldBitVersion, bitVersionWithoutKept} {
+		shape := logShape
+		old := oldBits(shape, first)
+		fsys := crashfs.New(1)
+		if err := errors.Join(vfs.WriteFileAtomic(fsys, logName, old), vfs.WriteFileAtomic(fsys, keptName, allKept(shape))); err != nil {
+			t.Fatal(err)
 		}
-		for i := range shape.extents() {
-			if a.ext.Bit(i) != (i%3 == 0) {
-				t.Fatalf("version %d: the bit of extent %d is %v", version, i, a.ext.Bit(i))
+		for _, version := range []uint32{first, bitVersion} {
+			a, fresh, reason := inStateDir.open(t, fsys, shape)
+			if fresh || reason != nil {
+				t.Errorf("version %d: fresh %v, %v", version, fresh, reason)
+			}
+			for i := range shape.extents() {
+				if a.ext.Bit(i) != (i%3 == 0) {
+					t.Fatalf("version %d: the bit of extent %d is %v", version, i, a.ext.Bit(i))
+				}
+			}
+			if n := a.ext.Keeps(); n != 0 {
+				t.Errorf("version %d: %d extents are kept", version, n)
+			}
+			raw, err := vfs.ReadFile(fsys, logName, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := binary.LittleEndian.Uint32(raw[8:]); got != version {
+				t.Errorf("version %d is on disk, not %d", got, version)
+			}
+			if err := errors.Join(a.commit(), a.close()); err != nil {
+				t.Fatal(err)
 			}
 		}
-		raw, err := vfs.ReadFile(fsys, logName, 1<<20)
-		if err != nil {
+		if first != oldBitVersion {
+			continue
+		}
+		recopied := shape
+		recopied.copy = 1
+		if err := vfs.WriteFileAtomic(fsys, logName, old); err != nil {
 			t.Fatal(err)
 		}
-		if got := binary.LittleEndian.Uint32(raw[8:]); got != version {
-			t.Errorf("version %d is on disk, not %d", got, version)
+		if a, _, reason := inStateDir.open(t, fsys, recopied); reason == nil || a.ext.Marked() != shape.extents() {
+			t.Errorf("bits of version 1 count for another copy: %d set, %v", a.ext.Marked(), reason)
 		}
-		if err := errors.Join(a.commit(), a.close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	recopied := shape
-	recopied.copy = 1
-	if err := vfs.WriteFileAtomic(fsys, logName, old); err != nil {
-		t.Fatal(err)
-	}
-	if a, _, reason := inStateDir.open(t, fsys, recopied); reason == nil || a.ext.Marked() != shape.extents() {
-		t.Errorf("bits of version 1 count for another copy: %d set, %v", a.ext.Marked(), reason)
 	}
 }
 

@@ -11,13 +11,17 @@ import (
 // The bits as they lie on a disk; package doc.go draws them.
 const (
 	bitSector      = 512
-	bitVersion     = 2
+	bitVersion     = 3
 	bitHeaderMagic = "FLOTBITS"
 	bitSectorMagic = 0x32746962 // "bit2"
 	bitSectorHead  = 12
 	bitSectorBytes = bitSector - bitSectorHead - 4
 	sectorBits     = 8 * bitSectorBytes
 	bitClusterID   = 64 // bytes of a cluster's ID that count
+
+	// Version 2 is the same but for its number. An agent that writes it knows nothing of what is kept (keptformat.go): it
+	// would leave extents as kept that it writes into. It takes version 3 for none, and version 2 says that nothing is kept.
+	bitVersionWithoutKept = 2
 
 	// Version 1 had no cluster and no copy in its header, and the volume's number in the place of a sector's key.
 	oldBitVersion     = 1
@@ -55,9 +59,11 @@ func bitAt(p []byte, i int) bool      { return p[i/8]&(1<<(i%8)) != 0 }
 func (s bitShape) first(sec int) int  { return sec * sectorBits }
 func (s bitShape) behind(sec int) int { return min((sec+1)*sectorBits, s.extents()) }
 
-func (s bitShape) appendHeader(dst []byte) []byte {
+func (s bitShape) appendHeader(dst []byte) []byte { return s.appendHeaderOf(dst, bitVersion) }
+
+func (s bitShape) appendHeaderOf(dst []byte, version uint32) []byte {
 	start := len(dst)
-	dst = s.appendHead(dst, bitVersion)
+	dst = s.appendHead(dst, version)
 	dst = binary.LittleEndian.AppendUint64(dst, s.copy)
 	var id [bitClusterID]byte
 	copy(id[:], s.cluster)
@@ -90,8 +96,10 @@ func sealed(raw []byte) bool {
 }
 
 // key is what binds a sector to its header: the header's checksum.
-func (s bitShape) key() uint32 {
-	return binary.LittleEndian.Uint32(s.appendHeader(nil)[bitSector-4:])
+func (s bitShape) key() uint32 { return s.keyOf(bitVersion) }
+
+func (s bitShape) keyOf(version uint32) uint32 {
+	return binary.LittleEndian.Uint32(s.appendHeaderOf(nil, version)[bitSector-4:])
 }
 
 // appendSector encodes one sector of bits behind dst. key is that of the shape.
@@ -129,7 +137,7 @@ func (s bitShape) found(raw []byte, reach, finest int64) bitShape {
 	f.size = int64(binary.LittleEndian.Uint64(raw[16:]))
 	f.extent = int64(binary.LittleEndian.Uint64(raw[24:]))
 	if f.size < s.size || f.size > max(s.size, reach) || f.extent < min(finest, s.extent) || f.extent > s.extent || s.extent%f.extent != 0 ||
-		string(raw[:bitSector]) != string(f.appendHeader(nil)) {
+		string(raw[:bitSector]) != string(f.appendHeader(nil)) && string(raw[:bitSector]) != string(f.appendHeaderOf(nil, bitVersionWithoutKept)) {
 		return s
 	}
 	return f
@@ -149,7 +157,7 @@ func (s bitShape) coarser(bits bitset, extent int64) (bitShape, bitset) {
 }
 
 // parse reads what lies on a disk. bits is nil, and all are to be taken as set, where it is not of this shape; bad is how
-// many sectors were taken as all ones; old says that it is of version 1.
+// many sectors were taken as all ones; old says that it is of an older version.
 func (s bitShape) parse(raw []byte) (bits bitset, bad int, old bool) {
 	if len(raw) < bitSector {
 		return nil, 0, false
@@ -157,6 +165,8 @@ func (s bitShape) parse(raw []byte) (bits bitset, bad int, old bool) {
 	magic, key := uint32(bitSectorMagic), s.key()
 	switch header := raw[:bitSector]; {
 	case string(header) == string(s.appendHeader(nil)):
+	case string(header) == string(s.appendHeaderOf(nil, bitVersionWithoutKept)):
+		old, key = true, s.keyOf(bitVersionWithoutKept)
 	case s.copy == 0 && string(header) == string(s.appendOldHeader(nil)):
 		old, magic, key = true, oldBitSectorMagic, uint32(s.volume)
 	default:

@@ -393,3 +393,88 @@ func TestFirstCopyGoesOn(t *testing.T) {
 		w.shut()
 	})
 }
+
+// TestResyncGoesOn: what a resync has copied and is held is not copied again, whenever the agent dies or the group is
+// suspended, but where it was written meanwhile.
+func TestResyncGoesOn(t *testing.T) {
+	for _, how := range []string{"dies", "is shut", "is suspended"} {
+		t.Run(how, func(t *testing.T) { inBubble(t, func(t *testing.T) { resyncGoesOn(t, how) }) })
+	}
+}
+
+func resyncGoesOn(t *testing.T, how string) {
+	const size, rate = 40 << 20, 2 << 20
+	w := newWorld(t, cluster.Async, primary.Limits{CopyRate: rate})
+	w.shut()
+	fsys := crashfs.New(1)
+	w.fs = fsys
+	w.start()
+	w.addFilled("a", size)
+	w.settled()
+	before := w.group().Volumes[0].Read
+	suspend := func() {
+		w.host.loop.Do(func(n *core.Node, now time.Duration) { n.Suspend(now, groupID) })
+		w.eventually("it is detached", func() bool { v, _ := w.view(); return v.Inc == 0 && w.group().Incarnation == 0 })
+	}
+	resume := func() {
+		w.host.loop.Do(func(n *core.Node, now time.Duration) { n.Unsuspend(now, groupID) })
+	}
+	suspend()
+	for off := int64(0); off < size; off += 1 << 20 {
+		w.write(1, off, bytes.Repeat([]byte{byte(off>>20) + 100}, 1<<20))
+	}
+	resume()
+	read, times := -before, 0
+	for tenth := int64(1); tenth < 10; tenth++ {
+		if how != "dies" && tenth%3 != 1 {
+			continue
+		}
+		times++
+		w.eventually("another tenth", func() bool {
+			st := w.group()
+			return len(st.Volumes) == 1 && st.Volumes[0].Total == size && size-st.Volumes[0].ToCopy >= tenth*size/10
+		})
+		_, g := w.view()
+		if g.Committed != g.Applied || g.Live(1).Whole != 0 {
+			t.Fatalf("tenth %d: the resync is whole: the test shows nothing", tenth)
+		}
+		w.write(1, tenth*4096, []byte{byte(tenth)}) // the first extent is hot
+		switch how {
+		case "dies":
+			read += w.group().Volumes[0].Read
+			fsys.PowerCut()
+			w.die()
+			fsys.Restart()
+			w.start()
+		case "is shut":
+			read += w.group().Volumes[0].Read
+			w.shut()
+			w.start()
+		default:
+			suspend()
+			w.write(1, 2<<20+tenth*4096, []byte{byte(tenth)})
+			resume()
+		}
+	}
+	w.settled()
+	read += w.group().Volumes[0].Read
+	// An interruption costs what was not held in a closed set, or not flushed and noted: 2 s at most; and what is hot.
+	if most := size + int64(times)*(2*rate+2<<20); read < size || read > most {
+		t.Errorf("%d bytes were read for a resync of %d, want %d at most", read, size, most)
+	}
+	t.Logf("%s %d times: read %d bytes of %d", how, times, read, size)
+	w.shut()
+	kept, last := 0, int64(0)
+	for _, e := range w.told {
+		if e.Name == "copy.begun" && slices.Contains(e.Attrs, any("kept_bytes")) {
+			now := attr(t, e, "kept_bytes").(int64)
+			if kept++; now+4<<20 < last {
+				t.Errorf("%d bytes are kept, and before %d were", now, last)
+			}
+			last = now
+		}
+	}
+	if kept < times-1 {
+		t.Errorf("the copy went on where it was %d times", kept)
+	}
+}

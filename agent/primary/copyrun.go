@@ -19,7 +19,8 @@ const (
 type copyRun struct {
 	first  bool // a first copy
 	began  time.Duration
-	total  int64 // bytes: of a first copy the volume, for what an earlier run has done is done; of a resync what it began with
+	total  int64 // bytes: of a first copy the volume, for what an earlier run has done is done; of a resync what it began with, and what is kept
+	kept   int64 // bytes that an earlier incarnation has copied of a resync
 	done   int64 // in this run, bytes
 	read   int64 // of these from the source
 	tenths int64 // that were told
@@ -27,9 +28,9 @@ type copyRun struct {
 	rate   average
 }
 
-// newCopyRun begins a copy of todo bytes.
-func newCopyRun(now time.Duration, size, todo int64, first bool) copyRun {
-	r := copyRun{first: first, began: now, total: todo, toldAt: now, rate: average{since: now, last: now}}
+// newCopyRun begins a copy of todo bytes, beside kept ones that were copied before.
+func newCopyRun(now time.Duration, size, todo, kept int64, first bool) copyRun {
+	r := copyRun{first: first, began: now, total: todo + kept, kept: kept, toldAt: now, rate: average{since: now, last: now}}
 	if first {
 		r.total = size
 	}
@@ -54,7 +55,11 @@ func (r *copyRun) kind() string {
 
 // begun returns what is told of the copy's beginning.
 func (r *copyRun) begun(name string, inc wire.Incarnation) []any {
-	return []any{"volume", name, "incarnation", inc, "kind", r.kind(), "bytes", r.total}
+	attrs := []any{"volume", name, "incarnation", inc, "kind", r.kind(), "bytes", r.total}
+	if r.kept > 0 {
+		attrs = append(attrs, "kept_bytes", r.kept)
+	}
+	return attrs
 }
 
 // progress notes that n bytes were copied. It returns what is to be told when another tenth is done, or nil.

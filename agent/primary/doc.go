@@ -15,6 +15,7 @@
 //
 //	bitformat.go  the bits on disk: format, torn and rotten sectors, see below
 //	bitfile.go    the bits of one volume, in the state directory (statefile.go) or at the end of the device (deviceend.go)
+//	keptformat.go what of a resync need not be copied again, on disk, see below; keptfile.go of one volume
 //	activity.go   the activity log and bitmap of one volume: core.Extents made durable, group commit
 //	volume.go     one source volume and its NBD requests
 //	write.go      the write path
@@ -40,7 +41,7 @@
 //
 //	0        8         12       16     24       32     40           104       508     512
 //	| magic  | version | volume | size | extent | copy | cluster ID | zero    | CRC32C |
-//	| 8 bytes| u32: 2  | u32    | u64  | u64    | u64  | 64 bytes   |         | u32    |
+//	| 8 bytes| u32: 3  | u32    | u64  | u64    | u64  | 64 bytes   |         | u32    |
 //
 // Every other one holds the bits of 3968 extents, lowest bit first, those behind the end zero. Its key is the checksum of the
 // header, so that no sector counts under another one:
@@ -52,8 +53,8 @@
 // Numbers are little-endian; a CRC32C covers the bytes before it. A sector is written in place. It needs no second copy:
 // a sector that is torn, rotten, missing or another's reads as all bits set, so that more is copied than need be and
 // never less; and the old and the new content of a sector both have every bit that was ever reported durable and not
-// cleared since. A header that does not fit the volume makes all bits set. Version 1, which is still read, had neither copy
-// nor cluster, and the volume's number for a key.
+// cleared since. A header that does not fit the volume makes all bits set. Version 2, which is still read, is the same, by an
+// agent that knew nothing of what is kept; version 1, too, had neither copy nor cluster, and the volume's number for a key.
 //
 // They lie in a file of the state directory, or, where the volume was created so, at the end of its own device: in the last
 // bytes of it, rounded up to 4096 and aligned to 4096, behind the bytes that are served:
@@ -62,6 +63,21 @@
 //	| what the volume serves       | not used    | header | sectors     | zero        | not used |
 //
 // The end of a device is only taken for that when it is all zero or has a sector with a right magic and checksum.
+//
+// # What is kept, on disk
+//
+// While a resync is not whole its bits stay set. What it has copied, so that a later incarnation need not copy it again
+// (core.Extents), stands beside the bits, in a file of its own of the state directory: one bit for each extent, in sectors of
+// 3840 extents, with the incarnation and the set for which all of them are kept:
+//
+//	0        4       8       12            20       28                      508     512
+//	| magic  | index | key   | incarnation | set    | kept, 480 bytes       | CRC32C |
+//	| u32    | u32   | u32   | u64         | u64    |                       | u32    |
+//
+// The key is that of the bits. A sector that is torn, rotten, missing or another's keeps nothing, nor does the file beside
+// bits of which a sector or the header is damaged or of an older version. An extent is kept on disk only while its source
+// is not written: before a write it is taken away durably, with the bits' write. So the file may be lost or removed at any
+// time while the agent is stopped, and must not be put back.
 //
 // # Locks
 //

@@ -202,6 +202,9 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 	}
 	shape := bitShape{cluster: g.cluster, volume: w.id, copy: w.copy, size: w.size, extent: p.limits.extentFor(w.size)}
 	marks, fresh, reason := openGrowing(medium, shape, p.reachOf(w), p.limits.NoActivityLog)
+	if err := marks.openKept(p.stateFile(w.id, "kept")); reason == nil {
+		reason = err
+	}
 	if err := blockdev.GrowTo(dev, marks.size()); err != nil {
 		return errors.Join(fmt.Errorf("open volume %s: %s: %w", w.name, w.path, err), marks.close(), dev.Close())
 	}
@@ -248,7 +251,12 @@ func (p *Primary) bitsFor(dev blockdev.Device, w *volumeWanted) (bitMedium, erro
 	if dev.Size() < w.size {
 		return nil, fmt.Errorf("the device has %d bytes and the volume has %d: give the volume a source of its size, or a larger one", dev.Size(), w.size)
 	}
-	return &stateFile{fs: p.fs, name: path.Join(p.dir, strconv.FormatUint(uint64(w.id), 10)+".bits")}, nil
+	return p.stateFile(w.id, "bits"), nil
+}
+
+// stateFile returns a file of the state directory for a volume.
+func (p *Primary) stateFile(id wire.VolumeID, kind string) *stateFile {
+	return &stateFile{fs: p.fs, name: path.Join(p.dir, strconv.FormatUint(uint64(id), 10)+"."+kind)}
 }
 
 func (p *Primary) forget(g *group, v *volume) {

@@ -165,6 +165,14 @@ func (g *group) appliedFor(v *volume) (wire.Set, bool) {
 	return g.view.Applied, v.inc != 0 && v.inc == g.view.Inc
 }
 
+// heldFor returns the incarnation of a resync of the volume that is not whole yet, and up to which set what it has copied
+// is held.
+func (g *group) heldFor(v *volume) (wire.Incarnation, wire.Set, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return v.inc, g.view.HeldSet, v.inc != 0 && v.inc == g.view.Inc && !v.run.first && !g.view.Whole
+}
+
 // observation is what the watcher has seen of a group in one look at the node.
 type observation struct {
 	view   core.GroupView
@@ -174,6 +182,7 @@ type observation struct {
 	rate   int64                    // of copies, bytes a second, 0 where none is set
 	spool  int64                    // bytes that the group's spool may take
 	first  []wire.VolumeID          // whose first copy is not whole
+	kept   map[wire.VolumeID]keptBy // what of earlier resyncs counts, of this agent's volumes
 	sealed bool                     // the ends of all earlier incarnations of this primary are recorded
 
 	seeds    []wire.VolumeID // seeded volumes of this primary whose first copy is not whole
@@ -204,6 +213,16 @@ func (g *group) observe(n *core.Node) observation {
 			o.first = append(o.first, id)
 		}
 	}
+	if g.beginsCopy(o.view) {
+		o.kept = map[wire.VolumeID]keptBy{}
+		for id, v := range grp.Volumes {
+			if v.Primary == n.ID() {
+				by := keptIn(n.State(), grp, n.ID(), v)
+				by.undecided = nil // the state changes
+				o.kept[id] = by
+			}
+		}
+	}
 	o.sealed = o.view.Inc != 0
 	for _, inc := range grp.Incs {
 		if inc.Primary == n.ID() && inc.ID != o.view.Inc && !inc.Sealed {
@@ -231,7 +250,7 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	before := g.view
 	g.view = o.view
 	g.followCopiesLocked(o.copies)
-	begun := g.followIncLocked(before, o.first)
+	begun := g.followIncLocked(before, &o)
 	g.tempo.most = cmp.Or(o.rate, g.p.limits.CopyRate)
 	g.tempo.held(now, o.view.HeldUpTo)
 	tell := len(begun) > 0 || g.tellAgainLocked(now)
@@ -246,7 +265,7 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	tell = tell || ended
 	checking := g.check != nil || len(o.seeds) > 0
 	for _, v := range g.volumes {
-		if o.view.Applied > before.Applied {
+		if o.view.Applied > before.Applied || o.view.HeldSet > before.HeldSet {
 			kick(v.applied)
 		}
 		if v.growth.to.Load() != 0 {
@@ -290,12 +309,12 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 }
 
 // followIncLocked ends what belongs to an incarnation that is gone, and begins the copy of one whose first set is open.
-// It returns what is to be told of the copies that began. first are the volumes whose first copy is not whole.
+// It returns what is to be told of the copies that began.
 //
 // A write may have been numbered in the new incarnation, or marked dirty, before this; or end a moment after it, with a
 // set of the old one. Either is safe: its bit was set before it was numbered, so the copy takes its extent in, and waits
 // for the range that the write still holds.
-func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (begun [][]any) {
+func (g *group) followIncLocked(before core.GroupView, o *observation) (begun [][]any) {
 	for _, v := range g.volumes {
 		if v.inc != 0 && v.inc != g.view.Inc {
 			v.marks.detach()
@@ -304,15 +323,32 @@ func (g *group) followIncLocked(before core.GroupView, first []wire.VolumeID) (b
 		}
 		if v.inc == 0 && g.view.Inc != 0 && g.view.Open != 0 {
 			v.inc = g.view.Inc
-			todo := min(v.marks.resync(), v.size())
+			first, by := slices.Contains(o.first, v.id), o.kept[v.id]
+			todo, kept := v.marks.resume(v.inc, g.view.Open, &by, !first) // what a first copy has done is not set any more
+			todo = min(todo, v.size())
 			v.whole, v.wholeSeq = todo == 0, 0
 			v.wasWhole = v.whole
-			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size(), todo, slices.Contains(first, v.id)), unread{}
+			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size(), todo, min(kept, v.size()-todo), first), unread{}
 			g.tempo.renew()
 			begun = append(begun, v.run.begun(v.name, v.inc))
 		}
 	}
 	return begun
+}
+
+// beginsCopy reports whether followIncLocked is to begin a copy for a view.
+func (g *group) beginsCopy(view core.GroupView) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if view.Inc == 0 || view.Open == 0 {
+		return false
+	}
+	for _, v := range g.volumes {
+		if v.inc != view.Inc {
+			return true
+		}
+	}
+	return false
 }
 
 // tellCopies tells the node how the copies stand, for its next manifests. A new incarnation counts as broken until it

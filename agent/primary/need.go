@@ -7,7 +7,8 @@ import (
 )
 
 // tellNeed tells the node how much the next incarnation would copy to volumes that have recovery points: a chain, which
-// begins only where the journals have room for it. It is an upper bound: holes and what compresses take less.
+// begins only where the journals have room for it. It is an upper bound: holes and what compresses take less. What an earlier
+// incarnation has copied is in them already, if it counts; it is waited for until that is known, -1 meanwhile.
 func (g *group) tellNeed() {
 	g.p.loop.Do(func(n *core.Node, now time.Duration) { n.SetNeed(now, g.id, g.need(n)) })
 }
@@ -22,7 +23,12 @@ func (g *group) need(n *core.Node) (bytes int64) {
 	defer g.mu.Unlock()
 	for _, v := range g.volumes {
 		if w := grp.Volumes[v.id]; w != nil && w.CopiedAt != 0 && w.Removed == nil {
-			bytes += min(v.marks.resyncs(), v.size())
+			by := keptIn(n.State(), grp, n.ID(), w)
+			b, known := v.marks.resyncs(&by)
+			if !known {
+				return -1
+			}
+			bytes += min(b, v.size())
 		}
 	}
 	return bytes

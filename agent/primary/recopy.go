@@ -38,7 +38,8 @@ func (a *activity) recopy(copy uint64) {
 		return
 	}
 	a.copy = copy
-	a.ext.SetAll()
+	a.ext.SetAll() // nothing is kept
+	a.kept.inc = 0
 	a.redo = true // what is being copied has been read for the other target
 	clear(a.onDisk)
 	a.touchedLocked(0, a.ext.Len()-1)

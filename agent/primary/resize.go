@@ -231,6 +231,10 @@ func (a *activity) grow(size int64, copy uint64) error {
 		larger := bitShape{size: size, extent: a.shape.extent}
 		a.onDisk = a.onDisk.grown(larger.extents())
 		a.stale = a.stale.grown(larger.sectors())
+		k := &a.kept
+		k.by = append(k.by, make([]keptFor, larger.keptSectors()-len(k.by))...)
+		k.onDisk = k.onDisk.grown(larger.extents())
+		k.stale = k.stale.grown(larger.keptSectors())
 	}
 	a.mu.Unlock()
 	return a.commit()

@@ -218,7 +218,7 @@ func (v *volume) noted(err error) error {
 	return err
 }
 
-// runCleaner clears bits of extents that are applied, until the volume begins to close.
+// runCleaner clears bits of extents that are applied, and notes what is kept of a resync, until the volume begins to close.
 func (v *volume) runCleaner() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -230,6 +230,7 @@ func (v *volume) runCleaner() {
 		case <-v.applied:
 		}
 		v.cleanOnce(v.p.limits.KeepExtents)
+		v.keepOnce()
 		pause.Reset(v.p.limits.CleanEvery)
 		select {
 		case <-v.ctx.Done():
@@ -252,6 +253,19 @@ func (v *volume) cleanOnce(keep int) {
 	_ = v.noted(err)
 }
 
+// keepOnce notes what a resync has copied and is held, and makes that durable.
+func (v *volume) keepOnce() {
+	inc, held, ok := v.g.heldFor(v)
+	if !ok {
+		return
+	}
+	kept, err := v.marks.keep(inc, held, v.dev.Flush)
+	if err == nil && kept > 0 {
+		err = v.marks.commit()
+	}
+	_ = v.noted(err)
+}
+
 // close ends the volume, which its group has forgotten. What is at work is finished, what waits is not.
 func (v *volume) close(gone bool) error {
 	v.stop()
@@ -264,6 +278,7 @@ func (v *volume) close(gone bool) error {
 	if err == nil {
 		v.marks.settle()
 		v.cleanOnce(0)
+		v.keepOnce()
 		err = v.marks.commit()
 	}
 	return errors.Join(err, v.marks.close(), v.dev.Close())

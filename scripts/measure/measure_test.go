@@ -213,12 +213,14 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// The primary dies at each tenth of a copy, which goes on where it was.
+// The primary dies at each tenth of a first copy, and of a resync, which go on where they were.
 func TestResume(t *testing.T) {
-	o := smallRun(t)
-	o.copy = 80
-	if names := missed(t, func(rep *report) ([]figure, error) { return interrupt(t.Context(), o, rep, "test", "primary") }); len(names) > 0 {
-		t.Errorf("missed: %q", names)
+	for _, resync := range []bool{false, true} {
+		o := smallRun(t)
+		o.copy = 80
+		if names := missed(t, func(rep *report) ([]figure, error) { return interrupt(t.Context(), o, rep, "test", "primary", resync) }); len(names) > 0 {
+			t.Errorf("resync %v: missed: %q", resync, names)
+		}
 	}
 }
 

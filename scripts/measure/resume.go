@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"flotilla/agent/api"
@@ -16,28 +18,39 @@ const (
 )
 
 // resume kills one process at each tenth of a copy, and starts it again: the primary in one copy, a component in the next,
-// and the secondary. Counted is what the copy reads of the source.
+// and the secondary; the same in a resync, of which nothing is applied before it is whole. Counted is what the copy reads of
+// the source.
 func resume(ctx context.Context, o options, rep *report, name string) ([]figure, error) {
 	var figures []figure
-	for _, who := range []string{"primary", "component", "secondary"} {
-		fs, err := interrupt(ctx, o, rep, name, who)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", who, err)
+	for _, resync := range []bool{false, true} {
+		for _, who := range []string{"primary", "component", "secondary"} {
+			fs, err := interrupt(ctx, o, rep, name, who, resync)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", who, err)
+			}
+			figures = append(figures, fs...)
 		}
-		figures = append(figures, fs...)
 	}
 	return figures, nil
 }
 
-func interrupt(ctx context.Context, o options, rep *report, name, who string) (_ []figure, err error) {
+func interrupt(ctx context.Context, o options, rep *report, name, who string, resync bool) (_ []figure, err error) {
 	size := int64(o.copy) << 20
-	r, err := startRig(ctx, o, shape{
-		primaries: 1, components: 2, size: size, filled: true, copying: true, group: []string{"--resync-rate", fmt.Sprint(resumeRate)},
-	})
+	rate := []string{"--resync-rate", fmt.Sprint(resumeRate)}
+	s := shape{primaries: 1, components: 2, size: size, filled: true, copying: !resync}
+	if !resync {
+		s.group = rate
+	}
+	r, err := startRig(ctx, o, s)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = r.finish(err) }()
+	if resync {
+		if err := r.forgetBits(rate); err != nil {
+			return nil, r.explain(err)
+		}
+	}
 	victim := map[string]*fleet.Host{"primary": r.primaries[0], "component": r.components[0], "secondary": r.secondary}[who]
 	began := time.Now()
 	read, backward := 0.0, int64(0)
@@ -72,7 +85,10 @@ func interrupt(ctx context.Context, o options, rep *report, name, who string) (_
 		}
 		backward = max(backward, done-again)
 	}
-	if err := r.whole(); err != nil {
+	if err := r.until("the copy is whole", func(s *api.Status) bool {
+		g := s.Group(groupName)
+		return g != nil && len(g.Volumes) == 1 && g.Volumes[0].Copied && g.Volumes[0].CopyLeft == 0 && len(g.Primaries) == 1 && g.Primaries[0].Open != 0
+	}); err != nil {
 		return nil, r.explain(err)
 	}
 	n, err := r.copyRead()
@@ -85,6 +101,9 @@ func interrupt(ctx context.Context, o options, rep *report, name, who string) (_
 	}
 	limit := 9 * float64(resumeRate) * resumeAim.Seconds()
 	prefix := "resume/" + who + " killed 9 times"
+	if resync {
+		prefix = "resume/" + who + " killed 9 times in a resync"
+	}
 	return []figure{
 		{prefix + ", copy", float64(size) / (1 << 20), "MiB", nil},
 		{prefix + ", read", read / (1 << 20), "MiB", nil},
@@ -93,7 +112,27 @@ func interrupt(ctx context.Context, o options, rep *report, name, who string) (_
 	}, nil
 }
 
-// progress returns how much of the volume's first copy is done, and whether that is known.
+// forgetBits takes the primary's bits away, so that everything is resynced at a rate. The point before stays.
+func (r *rig) forgetBits(rate []string) error {
+	p := r.primaries[0]
+	if _, err := r.Command(r.ctx, append([]string{"group", "set", groupName, "--socket", r.secondary.Socket()}, rate...)...); err != nil {
+		return err
+	}
+	if err := p.Kill(); err != nil {
+		return err
+	}
+	bits, err := filepath.Glob(filepath.Join(p.Dir, "primary", "*.bits")) // none where nothing was cleared yet
+	for _, path := range bits {
+		err = errors.Join(err, os.Remove(path))
+	}
+	if err != nil {
+		return fmt.Errorf("remove the bits of the primary: %w", err)
+	}
+	return r.Start(r.ctx, p)
+}
+
+// progress returns how much of the volume's copy is done, and whether that is known: of a resync while it is under way, and
+// all of it is to be copied.
 func (r *rig) progress(s *api.Status, size int64) (done int64, known bool) {
 	g := s.Group(groupName)
 	if g == nil || len(g.Volumes) == 0 || len(g.Primaries) == 0 || !g.Primaries[0].Known {
@@ -101,7 +140,7 @@ func (r *rig) progress(s *api.Status, size int64) (done int64, known bool) {
 	}
 	v := &g.Volumes[0]
 	if v.Copied {
-		return size, true
+		return v.CopyTotal - v.CopyLeft, v.CopyTotal == size && v.CopyLeft > 0
 	}
 	return size - v.CopyLeft, v.CopyLeft > 0
 }

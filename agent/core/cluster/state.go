@@ -238,7 +238,9 @@ type Incarnation struct {
 	Doubted wire.Set
 
 	CommittedSeq wire.Seq // seq of its mark of the set Committed, or what its seal left of it
-	Whole        wire.Set // first set at whose end no resync was under way in it, 0 while one is
+	// Whole is the first set at whose end no resync was under way in it, 0 while one is. Of one that ended before, it is the
+	// point that took it in, see [Group.Taken].
+	Whole wire.Set
 }
 
 // Grant is the leave to open the sets First..Last. It fixes their primaries and their assignment. Leave that differs in
