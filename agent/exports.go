@@ -9,6 +9,7 @@ import (
 
 	"flotilla/agent/api"
 	"flotilla/agent/device"
+	"flotilla/agent/primary"
 	"flotilla/nbd"
 )
 
@@ -37,6 +38,8 @@ func newExports(server *nbd.Server, c NBDConfig, advertise string) *exports {
 	return e
 }
 
+var _ primary.Resizer = (*exports)(nil)
+
 // AddExport offers an export.
 func (e *exports) AddExport(name string, x nbd.Export) error {
 	if err := e.Server.AddExport(name, x); err != nil {
@@ -60,6 +63,9 @@ func (e *exports) RemoveExport(ctx context.Context, name string) error {
 	e.devices.Withdraw(name)
 	return e.Server.RemoveExport(ctx, name)
 }
+
+// ResizeExport tells that an export has become larger.
+func (e *exports) ResizeExport(name string) { e.devices.Resized(name) }
 
 // list returns what is served, with the URIs of each.
 func (e *exports) list() []api.Export {

@@ -88,6 +88,7 @@ func (s *apiServer) handler() http.Handler {
 		"POST /v1/groups/{group}/volumes":                 s.postVolume,
 		"DELETE /v1/groups/{group}/volumes/{volume}":      s.deleteVolume,
 		"POST /v1/groups/{group}/volumes/{volume}/recopy": s.postRecopy,
+		"POST /v1/groups/{group}/volumes/{volume}/resize": s.postResize,
 		"POST /v1/groups/{group}/check":                   s.postCheck,
 		"DELETE /v1/groups/{group}/check":                 s.deleteCheck,
 		"GET /v1/groups/{group}/promote":                  s.getPlan,

@@ -146,6 +146,7 @@ func (b *statusBuilder) group(g *cluster.Group) {
 		}
 		if v.Removed == nil {
 			b.copying(g, v, &vol)
+			vol.GrowsTo = v.Grow
 		}
 		vol.Removed = removedOf(g, v)
 		out.Volumes = append(out.Volumes, vol)

@@ -29,7 +29,7 @@ var (
 // of length 0 inside the device succeeds and does nothing. Where calls overlap,
 // each byte ends as one of them left it.
 type Device interface {
-	// Size returns the size in bytes. It does not change while the device is open.
+	// Size returns the size in bytes. While the device is open only Grow changes it.
 	Size() int64
 
 	// BlockSizes returns the units in which the device likes its requests.

@@ -28,16 +28,17 @@ const filePreferred = 64 << 10
 // newFile makes a device of an open regular file, which it owns if there is no
 // error.
 func newFile(path string, fd int, st *unix.Stat_t, opts Options) (*file, error) {
-	f := &file{handle: handle{path: path, fd: fd, size: st.Size, readOnly: opts.ReadOnly}}
+	f := &file{handle: handle{path: path, fd: fd, readOnly: opts.ReadOnly}}
+	f.size.Store(st.Size)
 	f.init()
 	logical := minSector
 	if opts.Direct {
 		f.align, f.memAlign = directAlignment(fd, bounceAlign)
 		logical = f.align
-		f.directEnd = f.size
-		if f.size%int64(f.align) != 0 {
+		f.directEnd.Store(st.Size)
+		if st.Size%int64(f.align) != 0 {
 			page := max(unix.Getpagesize(), f.align)
-			f.directEnd = f.size &^ int64(page-1)
+			f.directEnd.Store(st.Size &^ int64(page-1))
 			if err := f.openTail(st); err != nil {
 				return nil, err
 			}

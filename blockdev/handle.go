@@ -3,6 +3,7 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,7 @@ import (
 // to both.
 type handle struct {
 	path     string
-	size     int64
+	size     atomic.Int64 // it only rises
 	sizes    BlockSizes
 	readOnly bool
 
@@ -25,9 +26,9 @@ type handle struct {
 	fd     int
 	tailFD int // -1 if there is no tail
 
-	align     int   // for offsets and lengths of direct I/O; 0 without direct I/O
-	memAlign  int   // for memory of direct I/O
-	directEnd int64 // end of the direct part; a multiple of align
+	align     int          // for offsets and lengths of direct I/O; 0 without direct I/O
+	memAlign  int          // for memory of direct I/O
+	directEnd atomic.Int64 // end of the direct part; a multiple of align
 
 	// sectors is locked by writers of the direct part: shared by those that
 	// write whole sectors, exclusively by those that merge into sectors what
@@ -50,7 +51,7 @@ func (h *handle) init() {
 func (h *handle) String() string { return h.path }
 
 // Size implements Device.
-func (h *handle) Size() int64 { return h.size }
+func (h *handle) Size() int64 { return h.size.Load() }
 
 // BlockSizes implements Device.
 func (h *handle) BlockSizes() BlockSizes { return h.sizes }
@@ -60,7 +61,7 @@ func (h *handle) enter(op string, off, length int64) error {
 	if !h.gate.enter() {
 		return opError(op, off, length, h.path, ErrClosed)
 	}
-	if err := checkRange(h.size, off, length); err != nil {
+	if err := checkRange(h.size.Load(), off, length); err != nil {
 		h.gate.leave()
 		return opError(op, off, length, h.path, err)
 	}
@@ -133,7 +134,7 @@ func (h *handle) write(p []byte, off int64) (int, error) {
 
 // directPart returns how many of n bytes from off on lie in the direct part.
 func (h *handle) directPart(off int64, n int) int {
-	return int(max(0, min(int64(n), h.directEnd-off)))
+	return int(max(0, min(int64(n), h.directEnd.Load()-off)))
 }
 
 // writeZeroData writes zeroes as data, for storage that has no better way.

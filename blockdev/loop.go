@@ -57,3 +57,11 @@ func (l *looped) Close() error {
 	}
 	return l.attached.Close()
 }
+
+// Grow implements Grower: first the loop device takes in what its file has got.
+func (l *looped) Grow() (int64, error) {
+	if err := l.attached.Grow(); err != nil {
+		return l.Size(), fmt.Errorf("ask %s for its size: %w", l.path, err)
+	}
+	return l.raw.Grow()
+}

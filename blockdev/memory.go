@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -17,8 +18,9 @@ const (
 // written, and 8 bytes for each that was not. Each request is atomic for each
 // chunk that it touches, whatever overlaps it.
 type Memory struct {
-	size int64
-	gate gate
+	size    atomic.Int64 // it only rises, with all of locks held
+	storage atomic.Int64 // what Grow makes the size
+	gate    gate
 	// locks[i%memoryStripes] guards chunks[i] and what it points to. No call
 	// holds two of them.
 	locks  [memoryStripes]sync.RWMutex
@@ -36,20 +38,20 @@ func NewMemory(size int64) *Memory {
 	if size < 0 {
 		panic(fmt.Sprintf("blockdev: memory device of %d bytes", size))
 	}
-	chunks := size / memoryChunk
-	if size%memoryChunk != 0 {
-		chunks++
-	}
-	m := &Memory{size: size, chunks: make([]*[memoryChunk]byte, chunks)}
+	m := &Memory{chunks: make([]*[memoryChunk]byte, memoryChunks(size))}
+	m.size.Store(size)
+	m.storage.Store(size)
 	m.gate.init()
 	return m
 }
+
+func memoryChunks(size int64) int { return int((size + memoryChunk - 1) / memoryChunk) }
 
 // String returns a name for messages.
 func (m *Memory) String() string { return "memory device" }
 
 // Size implements Device.
-func (m *Memory) Size() int64 { return m.size }
+func (m *Memory) Size() int64 { return m.size.Load() }
 
 // BlockSizes implements Device.
 func (m *Memory) BlockSizes() BlockSizes { return newBlockSizes(minSector, 4096, memoryChunk) }
@@ -59,7 +61,7 @@ func (m *Memory) enter(op string, off, length int64) error {
 	if !m.gate.enter() {
 		return opError(op, off, length, m.String(), ErrClosed)
 	}
-	if err := checkRange(m.size, off, length); err != nil {
+	if err := checkRange(m.size.Load(), off, length); err != nil {
 		m.gate.leave()
 		return opError(op, off, length, m.String(), err)
 	}
@@ -146,7 +148,7 @@ func (m *Memory) zero(op string, off, length int64, free bool) error {
 // coversLocked reports whether n bytes from at on are all of chunk i that lies
 // in the device; the last chunk may end behind it.
 func (m *Memory) coversLocked(i, at, n int) bool {
-	return at == 0 && int64(n) == min(memoryChunk, m.size-int64(i)*memoryChunk)
+	return at == 0 && int64(n) == min(memoryChunk, m.size.Load()-int64(i)*memoryChunk)
 }
 
 func (m *Memory) allocatedLocked(i int) *[memoryChunk]byte {
@@ -158,7 +160,7 @@ func (m *Memory) allocatedLocked(i int) *[memoryChunk]byte {
 
 // Flush implements Device. Memory is as durable as it gets.
 func (m *Memory) Flush() error {
-	if err := m.enter("flush", 0, m.size); err != nil {
+	if err := m.enter("flush", 0, 0); err != nil {
 		return err
 	}
 	m.gate.leave()

@@ -50,11 +50,12 @@ func newRaw(path string, fd int, opts Options) (*raw, error) {
 	}
 	// Behind the last whole sector nothing can be reached.
 	size := int64(bytes) &^ int64(logical-1)
-	r := &raw{handle: handle{path: path, fd: fd, size: size, readOnly: opts.ReadOnly}}
+	r := &raw{handle: handle{path: path, fd: fd, readOnly: opts.ReadOnly}}
+	r.size.Store(size)
 	r.init()
 	if !opts.Buffered {
 		r.align, r.memAlign = directAlignment(fd, int(logical))
-		r.directEnd = size
+		r.directEnd.Store(size)
 	}
 	preferred := int(optimal)
 	if preferred < filePreferred || preferred&(preferred-1) != 0 { // A stripe of three disks, say.

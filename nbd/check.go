@@ -105,13 +105,20 @@ func (c *conn) checkChange(q proto.Request, past Errno) error {
 }
 
 func (c *conn) checkPlace(q proto.Request, past Errno) error {
-	if !c.info.checkRange(q.Offset, q.Length) {
+	if !c.info.checkRange(q.Offset, q.Length) && !c.grown(q) {
 		return fmt.Errorf("%w: %d bytes at %d are past the end of the export at %d", past, q.Length, q.Offset, c.info.Size)
 	}
 	if !c.info.aligned(q.Offset, q.Length) {
 		return fmt.Errorf("%w: %d bytes at %d do not keep to the minimum block of %d", EINVAL, q.Length, q.Offset, c.info.MinBlock)
 	}
 	return nil
+}
+
+// grown asks the export again where a request goes past the end that it had: a client that knows it to be larger by now, as the
+// kernel may, need not connect anew. Only the reader calls it.
+func (c *conn) grown(q proto.Request) bool {
+	now := c.export.Info()
+	return now.Size > c.info.Size && now.checkRange(q.Offset, q.Length)
 }
 
 func (c *conn) checkOffered(flag uint16, what string) error {

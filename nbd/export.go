@@ -18,7 +18,8 @@ import (
 // A FLUSH covers every write completed before the request was handed over, on
 // whatever connection.
 type Export interface {
-	// Info describes the device. It is asked once a connection.
+	// Info describes the device. It is asked once a connection; its size may rise meanwhile, and is asked for again when a
+	// request goes past the end.
 	Info() Info
 
 	// Try starts r on the goroutine that reads the connection, so it must not

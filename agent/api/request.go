@@ -55,6 +55,17 @@ type VolumeRequest struct {
 	Force bool `json:"force,omitempty"`
 }
 
+// ResizeRequest makes a volume larger, to what its source has where Size is 0.
+type ResizeRequest struct {
+	Size int64 `json:"size_bytes,omitempty"`
+}
+
+// Resizing answers it: the size that the volume has, and the one that it gets once the new range is on its target.
+type Resizing struct {
+	From int64 `json:"from_bytes"`
+	To   int64 `json:"to_bytes"`
+}
+
 // Made answers a request that made something.
 type Made struct {
 	ID uint64 `json:"id"`

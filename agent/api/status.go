@@ -171,6 +171,7 @@ type Volume struct {
 	ID        uint32 `json:"id"`
 	Name      string `json:"name"`
 	Size      int64  `json:"size_bytes"`
+	GrowsTo   int64  `json:"grows_to_bytes,omitempty"` // the size that it is to have
 	Primary   string `json:"primary"`
 	Source    string `json:"source"`
 	Secondary string `json:"secondary"`

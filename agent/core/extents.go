@@ -90,6 +90,18 @@ func (e *Extents) Span(i int) (off, length int64) {
 	return off, min(e.extent, e.size-off)
 }
 
+// Size returns the size in bytes.
+func (e *Extents) Size() int64 { return e.size }
+
+// Grow makes the volume larger, and leaves the bits of what is new clear: the durable source and the target agree there.
+func (e *Extents) Grow(size int64) {
+	e.size = max(e.size, size)
+	if n := int((e.size + e.extent - 1) / e.extent); n > len(e.ext) {
+		e.ext = append(e.ext, make([]extentState, n-len(e.ext))...)
+		e.kept = append(e.kept, make([]uint64, (n+63)/64-len(e.kept))...)
+	}
+}
+
 // Touch announces a write. It pins the extents and returns whether bits were set, or extents that were kept are so no more,
 // which the caller must make durable before it writes the source.
 func (e *Extents) Touch(off, length int64) (grew bool) {

@@ -140,8 +140,14 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 			}
 			seen = p
 		}
-		if !c.fits(g, u) {
+		switch {
+		case !c.fits(g, u):
 			return NackBad, false
+		case !c.reached(g, u):
+			if c.n.mutant("reach-dropped") {
+				return 0, true
+			}
+			return NackView, false // this agent may not have heard yet that the volume grows: sent again, it is taken
 		}
 	}
 	return 0, false
@@ -156,7 +162,13 @@ func (c *component) placed(g *cluster.Group, b *wire.Body, p wire.Portion) bool 
 	return v == nil || v.Primary == b.Primary // a volume that was just deleted may still have updates under way
 }
 
-// fits reports whether an update lies inside its portion and volume.
+// reached reports whether an update lies inside its volume, as large as it may become.
+func (c *component) reached(g *cluster.Group, u *wire.Update) bool {
+	v := g.Volumes[u.Volume]
+	return v == nil || u.End() <= uint64(v.Reach())
+}
+
+// fits reports whether an update lies inside its portion.
 func (c *component) fits(g *cluster.Group, u *wire.Update) bool {
 	if u.Kind == wire.KindMark || u.Volume == wire.MarkVolume {
 		if u.Kind != wire.KindMark || u.Volume != wire.MarkVolume {
@@ -164,9 +176,6 @@ func (c *component) fits(g *cluster.Group, u *wire.Update) bool {
 		}
 		_, err := DecodeManifest(u.Data)
 		return err == nil
-	}
-	if v := g.Volumes[u.Volume]; v != nil && u.End() > uint64(v.Size) {
-		return false
 	}
 	start := uint64(u.Portion) * g.PortionSize
 	return u.Offset >= start && u.End() <= start+g.PortionSize

@@ -22,6 +22,9 @@ type attachment struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 
+	// sizing is held over system calls, from the look at an export's size until the kernel has it: it only rises.
+	sizing sync.Mutex
+
 	mu       sync.Mutex
 	export   nbd.Export
 	offered  chan struct{}      // closed while there is an export
@@ -131,8 +134,10 @@ func (a *attachment) run(conn *net.UnixConn) {
 			_ = conn.Close()
 		}
 	}()
+	kept := false
 	if conn == nil {
 		conn = a.takeKept()
+		kept = conn != nil
 	}
 	pause := a.m.opt.Retry
 	for {
@@ -141,9 +146,15 @@ func (a *attachment) run(conn *net.UnixConn) {
 			return
 		}
 		var err error
-		if conn == nil {
+		switch {
+		case conn == nil:
 			conn, err = a.again(e)
+		case kept: // the agent before may have ended before it could say that the volume has grown
+			if err := a.fit(e); err != nil {
+				a.m.opt.Logger.Warn("a device keeps its old size", "volume", a.spec.Volume, "error", err)
+			}
 		}
+		kept = false
 		if err == nil {
 			pause = a.m.opt.Retry
 			a.setState(true, nil)
@@ -236,10 +247,12 @@ func (a *attachment) again(e nbd.Export) (*net.UnixConn, error) {
 
 // link gives the kernel a socket: for the device with the volume's identifier, or for a new one.
 func (a *attachment) link(d Driver, e nbd.Export) (conn *net.UnixConn, err error) {
+	a.sizing.Lock()
+	defer a.sizing.Unlock()
 	info := e.Info()
-	block := int64(max(512, info.MinBlock))
-	if info.Size%block != 0 {
-		return nil, fmt.Errorf("volume %s has %d bytes, which is no multiple of %d: the kernel wants whole blocks", a.spec.Volume, info.Size, block)
+	block, err := blockOf(a.spec.Volume, &info)
+	if err != nil {
+		return nil, err
 	}
 	id := a.m.identifier(a.spec.Volume)
 	dev, there, err := d.Find(id)

@@ -34,6 +34,7 @@ type fake struct {
 	mu      sync.Mutex
 	devices map[int]*fakeDevice
 	refused int   // sockets that were not taken
+	unfit   error // what a new size alone fails with
 	noNode  error // of CheckNode
 }
 
@@ -97,7 +98,12 @@ func (f *fake) Reconfigure(i int, c kernel.Change, sockets ...*os.File) error {
 	if d == nil || d.identifier != c.Identifier {
 		return kernel.ErrNoDevice
 	}
-	d.size = c.Size
+	if len(sockets) == 0 && f.unfit != nil {
+		return f.unfit
+	}
+	if d.size = c.Size; len(sockets) == 0 {
+		return nil
+	}
 	if alive, err := kernel.Taken(d.sock); err != nil || alive {
 		f.refused++
 		return err

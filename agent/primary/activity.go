@@ -25,6 +25,7 @@ type activity struct {
 	redo   bool   // one of them was dirtied meanwhile
 	off    bool   // all bits are set on disk, so that no write makes any durable
 	copy   uint64 // that the bits are of, see cluster.Volume
+	grown  int64  // size of the volume that they are of, in bytes
 	kept   keptLog
 
 	running bool         // somebody makes bits durable
@@ -48,9 +49,15 @@ type activeRound struct {
 // volume that is new here. With off all bits are set on disk from the first write until settle: a write costs no flush,
 // and a crash has everything copied.
 func openActivity(m bitMedium, shape bitShape, off bool) (a *activity, fresh bool, reason error) {
-	file, bits, _, reason := openBitFile(m, shape)
+	return openGrowing(m, shape, bitReach{finest: shape.extent}, off)
+}
+
+// openGrowing is openActivity for a volume whose bits may have been of another size.
+func openGrowing(m bitMedium, shape bitShape, g bitReach, off bool) (a *activity, fresh bool, reason error) {
+	file, bits, _, reason := openBitFile(m, shape, g)
+	shape = file.shape
 	n := shape.extents()
-	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), off: off, copy: shape.copy, file: file, shape: shape}
+	a = &activity{onDisk: newBitset(n), stale: newBitset(shape.sectors()), off: off, copy: shape.copy, grown: shape.size, file: file, shape: shape}
 	if bits == nil {
 		a.ext = core.NewExtents(shape.size, shape.extent, nil)
 	} else {
@@ -211,8 +218,8 @@ func (a *activity) run() error {
 func (a *activity) gatherLocked() {
 	a.secs, a.encoded = a.secs[:0], a.encoded[:0]
 	all := a.file.whole()
-	if a.copy != a.file.shape.copy {
-		a.shape.copy = a.copy
+	if a.copy != a.file.shape.copy || a.grown != a.file.shape.size {
+		a.shape.copy, a.shape.size = a.copy, a.grown
 		a.file.reshape(a.shape)
 		all = true
 	}
@@ -309,7 +316,7 @@ func (a *activity) toCopy() (left, marked int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if marked = int64(a.ext.Marked()) * a.shape.extent; a.off {
-		marked = a.shape.size
+		marked = a.grown
 	}
 	return int64(a.ext.ToCopy()) * a.shape.extent, marked
 }

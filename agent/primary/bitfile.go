@@ -33,23 +33,34 @@ type bitMedium interface {
 // openBitFile reads the bits of a volume. bits is nil where all are to be taken as set: for a new volume, and, with a
 // reason, where what is there is of no use. bad is the number of sectors that were taken as all ones. Where the reason is
 // not nil, nothing was there or it is of an old version, everything is written anew by the first write.
-func openBitFile(m bitMedium, shape bitShape) (f *bitFile, bits bitset, bad int, reason error) {
+//
+// The bits of a volume that grows may be of the size that it had, of the one that it is to have, or of one between that it was to
+// have before: f.shape says which.
+func openBitFile(m bitMedium, shape bitShape, g bitReach) (f *bitFile, bits bitset, bad int, reason error) {
 	f = &bitFile{medium: m, shape: shape, key: shape.key(), anew: true}
-	raw, err := m.load(shape.length())
+	raw, err := m.load(max(shape.length(), g.length()))
 	if err != nil {
 		return f, nil, 0, fmt.Errorf("read the activity log: %w", err)
 	}
 	if raw == nil {
 		return f, nil, 0, nil
 	}
-	bits, bad, old := shape.parse(raw)
+	found := shape.found(raw, g.reach, g.finest)
+	bits, bad, old := found.parse(raw)
 	switch {
 	case bits == nil:
 		return f, nil, 0, fmt.Errorf("read the activity log %v: it is not of volume %d, copy %d, with %d bytes in extents of %d",
 			m, shape.volume, shape.copy, shape.size, shape.extent)
+	case found.extent != shape.extent:
+		f.shape, bits = found.coarser(bits, shape.extent)
+		f.key = f.shape.key()
+		return f, bits, bad, nil // damaged sectors count as set, and all is written anew in any case
+	}
+	f.shape, f.key = found, found.key()
+	switch {
 	case bad > 0:
 		// Everything is written anew, so that what is bad does not stay until somebody writes there.
-		return f, bits, bad, fmt.Errorf("read the activity log %v: %d of %d sectors are damaged", m, bad, shape.sectors())
+		return f, bits, bad, fmt.Errorf("read the activity log %v: %d of %d sectors are damaged", m, bad, found.sectors())
 	}
 	f.anew = old
 	return f, bits, 0, nil
@@ -58,7 +69,21 @@ func openBitFile(m bitMedium, shape bitShape) (f *bitFile, bits bitset, bad int,
 // whole reports whether everything must be written, because there is nothing that can be trusted.
 func (f *bitFile) whole() bool { return f.anew }
 
-// reshape makes the bits those of another shape, of the same number of extents.
+// bitReach is how far bits on disk may have grown.
+type bitReach struct {
+	reach  int64 // bytes of the volume, 0 where it does not grow
+	finest int64 // bytes of an extent, at least; 0 for what the shape says
+}
+
+// length returns how many bytes the longest of these bits take.
+func (g bitReach) length() int {
+	if g.reach == 0 || g.finest == 0 {
+		return 0
+	}
+	return bitShape{size: g.reach, extent: g.finest}.length()
+}
+
+// reshape makes the bits those of another shape, in the same extents.
 func (f *bitFile) reshape(s bitShape) { f.shape, f.key, f.anew = s, s.key(), true }
 
 // write makes sectors durable. secs is ascending, encoded holds one sector for each. When whole() is true it must be

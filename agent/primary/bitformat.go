@@ -127,6 +127,35 @@ func parseSector(raw []byte, sec int, magic, key uint32) ([]byte, bool) {
 	return raw[bitSectorHead : bitSector-4], true
 }
 
+// found returns the shape that a header names, if it is one that bits of this shape may have on disk: of the same copy of the same
+// volume, grown on the way to reach bytes, and in extents from finest on; those of a volume that grows stay as they are.
+func (s bitShape) found(raw []byte, reach, finest int64) bitShape {
+	if len(raw) < bitSector {
+		return s
+	}
+	f := s
+	f.size = int64(binary.LittleEndian.Uint64(raw[16:]))
+	f.extent = int64(binary.LittleEndian.Uint64(raw[24:]))
+	if f.size < s.size || f.size > max(s.size, reach) || f.extent < min(finest, s.extent) || f.extent > s.extent || s.extent%f.extent != 0 ||
+		string(raw[:bitSector]) != string(f.appendHeader(nil)) && string(raw[:bitSector]) != string(f.appendHeaderOf(nil, bitVersionWithoutKept)) {
+		return s
+	}
+	return f
+}
+
+// coarser makes bits of a shape those of larger extents: one is set where a part of it was.
+func (s bitShape) coarser(bits bitset, extent int64) (bitShape, bitset) {
+	to := s
+	to.extent = extent
+	out := newBitset(to.extents())
+	for i := range s.extents() {
+		if bits.has(i) {
+			out.set(int(int64(i) * s.extent / extent))
+		}
+	}
+	return to, out
+}
+
 // parse reads what lies on a disk. bits is nil, and all are to be taken as set, where it is not of this shape; bad is how
 // many sectors were taken as all ones; old says that it is of an older version.
 func (s bitShape) parse(raw []byte) (bits bitset, bad int, old bool) {

@@ -96,6 +96,7 @@ type checkJob struct {
 type checkCursor struct {
 	v    *volume
 	next int64
+	end  int64
 }
 
 // checkReport is what is to be told once group.mu is free.
@@ -158,8 +159,9 @@ func (g *group) newCheckLocked(order checkOrder, now time.Duration) *checkJob {
 	j := &checkJob{order: order, began: now, inc: g.view.Inc, flying: map[wire.Seq]checkItem{}}
 	for _, v := range g.volumes {
 		if order.only == 0 || order.only == v.id {
-			j.cursors = append(j.cursors, checkCursor{v: v})
-			j.tally.Total += v.size
+			c := checkCursor{v: v, end: v.size()} // what it grows by later is left to the next check
+			j.cursors = append(j.cursors, c)
+			j.tally.Total += c.end
 		}
 	}
 	slices.SortFunc(j.cursors, func(a, b checkCursor) int { return cmp.Compare(a.v.id, b.v.id) })
@@ -238,8 +240,8 @@ func (j *checkJob) sweep(applied wire.Set, now time.Duration) {
 	}
 	for i := range j.cursors {
 		if c := &j.cursors[i]; c.v.ctx.Err() != nil {
-			j.tally.Total -= c.v.size - c.next
-			c.next = c.v.size
+			j.tally.Total -= c.end - c.next
+			c.next = c.end
 		}
 	}
 	j.again, j.mends = slices.DeleteFunc(j.again, gone), slices.DeleteFunc(j.mends, gone)
@@ -261,7 +263,7 @@ func (j *checkJob) sweep(applied wire.Set, now time.Duration) {
 // over reports whether every piece has its answer.
 func (j *checkJob) over() bool {
 	return len(j.flying) == 0 && len(j.again) == 0 && len(j.mends) == 0 && j.asking == 0 &&
-		!slices.ContainsFunc(j.cursors, func(c checkCursor) bool { return c.next < c.v.size })
+		!slices.ContainsFunc(j.cursors, func(c checkCursor) bool { return c.next < c.end })
 }
 
 // tell says how far the check is.

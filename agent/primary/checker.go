@@ -79,8 +79,8 @@ func (g *group) nextCheck() (checkItem, *checkJob) {
 		return checkItem{}, nil
 	}
 	for i := range j.cursors {
-		if c := &j.cursors[i]; c.next < c.v.size && ready(c.v) {
-			it := checkItem{v: c.v, inc: j.inc, off: c.next, length: min(checkPiece, c.v.size-c.next)}
+		if c := &j.cursors[i]; c.next < c.end && ready(c.v) {
+			it := checkItem{v: c.v, inc: j.inc, off: c.next, length: min(checkPiece, c.end-c.next)}
 			c.next += it.length
 			j.asking++
 			return it, j

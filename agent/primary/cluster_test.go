@@ -333,7 +333,7 @@ func (w *world) compare() {
 	w.t.Helper()
 	_, g := w.view()
 	for id, v := range g.Volumes {
-		want, have := content(w.t, w.sources[v.Source]), content(w.t, w.targets[id])
+		want, have := content(w.t, w.sources[v.Source])[:v.Size], content(w.t, w.targets[id])[:v.Size]
 		if bytes.Equal(want, have) {
 			continue
 		}

@@ -96,7 +96,7 @@ func (g *group) copyExtents(ctx context.Context, c *copying) error {
 		}
 	}
 	c.n = 1
-	_, c.length = c.v.marks.ext.Span(c.first)
+	_, c.length = c.v.marks.span(c.first)
 	for pos := c.off; pos < c.off+c.length; pos += copyPiece {
 		n := min(copyPiece, c.off+c.length-pos)
 		if err := g.awaitTurn(ctx, n); err != nil {
@@ -155,7 +155,7 @@ func (g *group) copyHole(ctx context.Context, c *copying, hole int64) (done bool
 		return false, err
 	}
 	c.length = hole
-	_, last := v.marks.ext.Range(c.off, hole)
+	last := int((c.off + hole - 1) / v.marks.shape.extent)
 	c.n = last + 1 - c.first
 	v.marks.copied(c.first, c.n, c.at.set)
 	g.count(v, 0, hole)

@@ -35,7 +35,7 @@ func (v *volume) holeAt(off, length int64) (int64, error) {
 		}
 		hole += e.Length
 	}
-	if off+hole < v.size {
+	if off+hole < v.marks.size() {
 		hole -= hole % v.marks.shape.extent
 	}
 	return hole, nil

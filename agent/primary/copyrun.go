@@ -129,7 +129,7 @@ func (g *group) progress(c *copying) {
 	var told []any
 	if v.inc == c.inc {
 		v.wholeSeq = max(v.wholeSeq, c.at.seq)
-		told = v.run.progress(now, v.name, c.length, min(left, v.size))
+		told = v.run.progress(now, v.name, c.length, min(left, v.size()))
 	}
 	tell := now-g.toldAt >= tellEvery
 	g.mu.Unlock()

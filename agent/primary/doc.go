@@ -25,6 +25,7 @@
 //	held.go       requests that wait to be held (sync)
 //	overload.go   pace, then spill, then suspend; when the queue will be full (growth.go)
 //	spill.go      what waits to be sent, out of memory and back; the files that it lies in (spool.go)
+//	resize.go     volumes that grow
 //	follow.go     opens and closes volumes as the cluster state wants them
 //	watch.go      looks at the node when it is woken and tells everybody
 //	copy.go       first copies and resyncs; what of a source can not be read for them (unreadable.go); targets that were
@@ -88,5 +89,5 @@
 // # Goroutines
 //
 // The watcher, the follower and one sender for each component belong to the Primary, a copier, a checker and a spiller to each group,
-// a cleaner to each volume. Each ends by its owner's stop and is waited for by Close, or by whoever closes the group or volume.
+// a cleaner and a grower to each volume. Each ends by its owner's stop and is waited for by Close, or by whoever closes the group or volume.
 package primary

@@ -152,8 +152,14 @@ func (p *Primary) ensure(g *group, w *volumeWanted) time.Duration {
 	g.mu.Lock()
 	v := g.volumes[w.id]
 	g.mu.Unlock()
-	if v != nil {
+	if v != nil && w.size <= v.marks.size() {
+		v.follow(w)
 		return 0
+	}
+	if v != nil { // an earlier run has grown it, and what it knew of the volume is gone
+		if err := g.closeVolume(v, false); err != nil {
+			p.event(g.id, "volume.closed", "volume", v.name, "error", err.Error())
+		}
 	}
 	now := p.loop.Now()
 	p.mu.Lock()
@@ -195,19 +201,24 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 		return errors.Join(fmt.Errorf("open volume %s: %s: %w", w.name, w.path, err), dev.Close())
 	}
 	shape := bitShape{cluster: g.cluster, volume: w.id, copy: w.copy, size: w.size, extent: p.limits.extentFor(w.size)}
-	marks, fresh, reason := openActivity(medium, shape, p.limits.NoActivityLog)
+	marks, fresh, reason := openGrowing(medium, shape, p.reachOf(w), p.limits.NoActivityLog)
 	if err := marks.openKept(p.stateFile(w.id, "kept")); reason == nil {
 		reason = err
+	}
+	if err := blockdev.GrowTo(dev, marks.size()); err != nil {
+		return errors.Join(fmt.Errorf("open volume %s: %s: %w", w.name, w.path, err), marks.close(), dev.Close())
 	}
 	if reason != nil {
 		p.event(g.id, "volume.log-damaged", "volume", w.name, "error", reason.Error())
 	}
 	v := &volume{
-		p: p, g: g, id: w.id, name: w.name, path: w.path, size: w.size, dev: dev, marks: marks,
+		p: p, g: g, id: w.id, name: w.name, path: w.path, dev: dev, marks: marks, growth: growing{now: make(chan struct{}, 1)},
 		applied: make(chan struct{}, 1), cached: p.cached(w.path), ended: endedContext(),
 	}
 	v.ctx, v.stop = context.WithCancel(p.ctx)
+	v.bytes.Store(w.size)
 	v.done.Go(v.runCleaner)
+	v.done.Go(v.runGrower)
 	g.mu.Lock()
 	g.volumes[w.id] = v
 	g.mu.Unlock()
@@ -219,8 +230,17 @@ func (p *Primary) open(g *group, w *volumeWanted) error {
 	}
 	_, marked := marks.toCopy()
 	p.event(g.id, "volume.open", "volume", w.name, "path", w.path, "size", w.size, "marked_bytes", min(marked, w.size), "new", fresh)
+	v.follow(w)
 	p.kick()
 	return nil
+}
+
+// reachOf returns of which sizes a volume's bits may be. What is at the end of its device is of one size only.
+func (p *Primary) reachOf(w *volumeWanted) bitReach {
+	if w.bitmapAtEnd {
+		return bitReach{finest: p.limits.extentFor(w.size)}
+	}
+	return bitReach{reach: max(w.size, w.grow), finest: p.limits.Extent}
 }
 
 // bitsFor returns where the bits of a volume lie. It refuses a device that is not of the size that this needs.
@@ -228,8 +248,8 @@ func (p *Primary) bitsFor(dev blockdev.Device, w *volumeWanted) (bitMedium, erro
 	if w.bitmapAtEnd {
 		return newDeviceEnd(dev, &p.limits, w.size)
 	}
-	if dev.Size() != w.size {
-		return nil, fmt.Errorf("the device has %d bytes and the volume has %d: give the volume a source of its size", dev.Size(), w.size)
+	if dev.Size() < w.size {
+		return nil, fmt.Errorf("the device has %d bytes and the volume has %d: give the volume a source of its size, or a larger one", dev.Size(), w.size)
 	}
 	return p.stateFile(w.id, "bits"), nil
 }

@@ -264,9 +264,12 @@ func (g *group) take(o observation, now time.Duration, heard bool) {
 	report.events = append(report.events, compared...)
 	tell = tell || ended
 	checking := g.check != nil || len(o.seeds) > 0
-	if o.view.Applied > before.Applied || o.view.HeldSet > before.HeldSet {
-		for _, v := range g.volumes {
+	for _, v := range g.volumes {
+		if o.view.Applied > before.Applied || o.view.HeldSet > before.HeldSet {
 			kick(v.applied)
+		}
+		if v.growth.to.Load() != 0 {
+			kick(v.growth.now)
 		}
 	}
 	g.mu.Unlock()
@@ -322,10 +325,10 @@ func (g *group) followIncLocked(before core.GroupView, o *observation) (begun []
 			v.inc = g.view.Inc
 			first, by := slices.Contains(o.first, v.id), o.kept[v.id]
 			todo, kept := v.marks.resume(v.inc, g.view.Open, &by, !first) // what a first copy has done is not set any more
-			todo = min(todo, v.size)
+			todo = min(todo, v.size())
 			v.whole, v.wholeSeq = todo == 0, 0
 			v.wasWhole = v.whole
-			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size, todo, min(kept, v.size-todo), first), unread{}
+			v.run, v.unread = newCopyRun(g.p.loop.Now(), v.size(), todo, min(kept, v.size()-todo), first), unread{}
 			g.tempo.renew()
 			begun = append(begun, v.run.begun(v.name, v.inc))
 		}
@@ -373,9 +376,9 @@ func (g *group) tellCopies() {
 				return // what is known here is of another incarnation
 			}
 			toCopy, _ := v.marks.toCopy()
-			left += min(toCopy, v.size)
+			left += min(toCopy, v.size())
 			total += v.run.total
-			if st := v.run.status(now, min(toCopy, v.size)); st.Left > 0 {
+			if st := v.run.status(now, min(toCopy, v.size())); st.Left > 0 {
 				st.Volume = v.id
 				copies = append(copies, st)
 			}

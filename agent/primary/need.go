@@ -28,7 +28,7 @@ func (g *group) need(n *core.Node) (bytes int64) {
 			if !known {
 				return -1
 			}
-			bytes += min(b, v.size)
+			bytes += min(b, v.size())
 		}
 	}
 	return bytes

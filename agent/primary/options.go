@@ -35,6 +35,11 @@ type Exporter interface {
 	RemoveExport(ctx context.Context, name string) error
 }
 
+// Resizer is what an Exporter also implements if it wants to know that the size of an export has risen.
+type Resizer interface {
+	ResizeExport(name string)
+}
+
 // Options are what a Primary needs. Dir and Sender must be set.
 type Options struct {
 	// Dir is the directory of the files of bits. It is made if it is missing.

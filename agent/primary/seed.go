@@ -23,6 +23,7 @@ type seedJob struct {
 	inc     wire.Incarnation
 	extent  int   // that is being taken, -1 for none
 	pos     int64 // in it
+	end     int64 // of it
 	next    int   // extents before it were taken
 	done    bool  // there is no further extent
 	flying  map[wire.Seq]checkItem
@@ -155,16 +156,15 @@ func (j *seedJob) pull(now time.Duration) (checkItem, bool) {
 	if j.extent < 0 && !j.done {
 		i, off, length, ok := j.v.marks.nextSeed(j.next)
 		if j.done = !ok; ok {
-			j.extent, j.pos, j.next = i, off, i+1
+			j.extent, j.pos, j.end, j.next = i, off, off+length, i+1
 			j.extents[i] = &seedExtent{length: length, left: length}
 		}
 	}
 	if j.extent < 0 {
 		return checkItem{}, false
 	}
-	off, length := j.v.marks.ext.Span(j.extent)
-	it := checkItem{v: j.v, seed: j, extent: j.extent, off: j.pos, length: min(checkPiece, off+length-j.pos)}
-	if j.pos += it.length; j.pos == off+length {
+	it := checkItem{v: j.v, seed: j, extent: j.extent, off: j.pos, length: min(checkPiece, j.end-j.pos)}
+	if j.pos += it.length; j.pos == j.end {
 		j.extent = -1
 	}
 	return it, true

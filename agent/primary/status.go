@@ -100,8 +100,8 @@ func (g *group) status() GroupStatus {
 	for _, vol := range g.volumes {
 		toCopy, marked := vol.marks.toCopy()
 		vs := VolumeStatus{
-			ID: vol.id, Name: vol.name, Path: vol.path, Open: true, Size: vol.size, Marked: min(marked, vol.size),
-			ToCopy: min(toCopy, vol.size), Total: vol.run.total, First: vol.run.first, Rate: vol.run.rate.at(now),
+			ID: vol.id, Name: vol.name, Path: vol.path, Open: true, Size: vol.size(), Marked: min(marked, vol.size()),
+			ToCopy: min(toCopy, vol.size()), Total: vol.run.total, First: vol.run.first, Rate: vol.run.rate.at(now),
 			Read: vol.copyRead, Zeroed: vol.copyZeroed,
 		}
 		if vol.lastError != nil {

@@ -35,7 +35,7 @@ func (u *unread) waits(now time.Duration) bool { return now < u.until }
 
 // putAside leaves an extent that could not be read, and tells of it.
 func (v *volume) putAside(i int, err error) {
-	off, length := v.marks.ext.Span(i)
+	off, length := v.marks.span(i)
 	v.marks.putAside(i)
 	now := v.p.loop.Now()
 	v.g.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"flotilla/agent/core"
@@ -20,7 +21,7 @@ type volume struct {
 	id    wire.VolumeID
 	name  string // "group/volume"
 	path  string
-	size  int64
+	bytes atomic.Int64 // size: what clients are offered. It only rises, and not above what the marks are of
 	dev   blockdev.Device
 	marks *activity
 
@@ -41,7 +42,8 @@ type volume struct {
 	applied chan struct{}   // capacity 1: wakes the cleaner
 	ctx     context.Context // ends when the volume, or the Primary, begins to close: waits of requests end with it
 	stop    context.CancelFunc
-	done    sync.WaitGroup // the cleaner
+	done    sync.WaitGroup // the cleaner and the grower
+	growth  growing
 
 	// The fields below are guarded by g.mu.
 
@@ -103,17 +105,20 @@ func (a *admission) close() {
 	<-idle
 }
 
+// size returns how many bytes clients are offered.
+func (v *volume) size() int64 { return v.bytes.Load() }
+
 // Info implements nbd.Export.
 func (v *volume) Info() nbd.Info {
 	sizes := v.dev.BlockSizes()
 	info := nbd.Info{
-		Size:           v.size,
+		Size:           v.size(),
 		MinBlock:       uint32(sizes.Logical),
 		PreferredBlock: uint32(max(sizes.Physical, 4096)),
 		Description:    v.name,
 		Features:       nbd.CanFlush | nbd.CanFUA | nbd.CanTrim | nbd.CanWriteZeroes | nbd.CanExtents | nbd.CanMultiConn,
 	}
-	if v.size%int64(info.MinBlock) != 0 || info.MinBlock > 1<<16 {
+	if info.Size%int64(info.MinBlock) != 0 || info.MinBlock > 1<<16 {
 		info.MinBlock = 1 // a device takes any range; the client should not lose the tail
 	}
 	return info
@@ -285,6 +290,7 @@ type volumeWanted struct {
 	name string
 	path string
 	size int64
+	grow int64 // the size that it is to have, 0 while it does not grow
 	// copy is the number of the target's copy, see cluster.Volume.
 	copy        uint64
 	bitmapAtEnd bool
@@ -311,7 +317,7 @@ func wanted(n *core.Node) []groupWanted {
 		for _, vid := range sortedVolumes(g) {
 			if v := g.Volumes[vid]; v.Primary == n.ID() && v.Removed == nil {
 				w.volumes = append(w.volumes, volumeWanted{
-					id: vid, name: g.Name + "/" + v.Name, path: v.Source, size: v.Size, copy: v.Copy, bitmapAtEnd: v.BitmapAtEnd,
+					id: vid, name: g.Name + "/" + v.Name, path: v.Source, size: v.Size, grow: v.Grow, copy: v.Copy, bitmapAtEnd: v.BitmapAtEnd,
 				})
 			}
 		}

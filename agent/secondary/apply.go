@@ -61,8 +61,14 @@ func (s *Secondary) begin(ctx context.Context, from wire.AgentID, req *apply.Req
 		woken := s.woken
 		s.mu.Unlock()
 		s.loop.Do(func(n *core.Node, _ time.Duration) {
-			if r, err = look(n, req); err == nil {
-				err = n.BeginApply(from, req.Group, req.View, req.Set)
+			r, err = look(n, req)
+			switch begun := n.BeginApply(from, req.Group, req.View, req.Set); {
+			case errors.Is(begun, core.ErrTargetBusy):
+				err = begun // this agent may not have heard yet what makes the request right, such as that its volume grows
+			case err == nil:
+				err = begun
+			case begun == nil:
+				n.EndApply(req.Group)
 			}
 		})
 		if late || !errors.Is(err, core.ErrTargetBusy) {
@@ -91,13 +97,13 @@ func look(n *core.Node, req *apply.Request) (run, error) {
 		return run{}, fmt.Errorf("apply set %d of group %q: volume %d has no target on agent %d", req.Set, g.Name, req.Volume, n.ID())
 	}
 	for i := range req.Pieces {
-		if p := &req.Pieces[i]; p.End() > uint64(v.Size) {
+		if p := &req.Pieces[i]; p.End() > uint64(v.Reach()) {
 			return run{}, fmt.Errorf("apply set %d of group %q: %v of %d bytes at offset %d lies behind the end of volume %q, %d bytes: %w",
-				req.Set, g.Name, p.Kind, p.Length, p.Offset, v.Name, v.Size, apply.ErrInvalid)
+				req.Set, g.Name, p.Kind, p.Length, p.Offset, v.Name, v.Reach(), apply.ErrInvalid)
 		}
 	}
 	return run{
-		set: req.Set, applied: g.Applied, applyTo: g.ApplyTo, copied: v.Copied(g.Applied), torn: g.Torn, size: v.Size, portion: g.PortionSize,
+		set: req.Set, applied: g.Applied, applyTo: g.ApplyTo, copied: v.Copied(g.Applied), torn: g.Torn, size: v.Reach(), portion: g.PortionSize,
 	}, nil
 }
 
@@ -115,6 +121,9 @@ func (s *Secondary) perform(ctx context.Context, req *apply.Request, r run) erro
 	dev, opening, err := s.announce(ctx, t, r)
 	if err != nil {
 		return err
+	}
+	if err := reach(dev, req); err != nil {
+		return s.failed(t, req, dev.Size(), err)
 	}
 	t.begin(req, r)
 	for i := range req.Pieces {
@@ -190,6 +199,15 @@ func (t *target) ready() error {
 		err = fmt.Errorf("%w: %w", err, t.err)
 	}
 	return fmt.Errorf("apply to volume %q: %w", t.assigned.volumeName, err)
+}
+
+// reach has the device take in that it was enlarged, where the request goes behind the end that it knows.
+func reach(dev blockdev.Device, req *apply.Request) error {
+	end := uint64(0)
+	for i := range req.Pieces {
+		end = max(end, req.Pieces[i].End())
+	}
+	return blockdev.GrowTo(dev, int64(end))
 }
 
 func writePiece(dev blockdev.Device, p *apply.Piece) error {

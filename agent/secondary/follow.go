@@ -7,6 +7,7 @@ import (
 
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
+	"flotilla/blockdev"
 	"flotilla/wire"
 )
 
@@ -177,6 +178,9 @@ func (s *Secondary) settle(t *target, a assignment) {
 		s.event(a.group, "target.open", attrs...)
 	}
 	if err == nil {
+		err = s.followSize(t, a)
+	}
+	if err == nil {
 		err = s.followRecord(t, a)
 	}
 	if err == nil {
@@ -237,6 +241,20 @@ func (s *Secondary) followRecord(t *target, a assignment) error {
 	if r.Condition == Consistent {
 		r.Applied = a.applied
 	}
+	return s.setRecord(t, r)
+}
+
+// followSize notes that the volume has grown. The writes of its new range have made the device take in what it was given;
+// here it is looked for in one that was opened before. The turn is held.
+func (s *Secondary) followSize(t *target, a assignment) error {
+	if err := blockdev.GrowTo(t.dev, a.size); err != nil {
+		return fmt.Errorf("grow the target of volume %q on %s: %w", a.volumeName, a.path, err)
+	}
+	r := t.rec
+	if r.Size >= a.size || r.Condition == Promoted {
+		return nil
+	}
+	r.Size = a.size
 	return s.setRecord(t, r)
 }
 

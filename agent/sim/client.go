@@ -142,7 +142,7 @@ func (c *client) noise(h *host) {
 		w.after(30*time.Millisecond, "noise waits", func() { c.noise(h) })
 		return
 	}
-	blocks := len(h.sources[c.volume].now)
+	blocks := h.offers(c.volume)
 	first := reserved + w.rng.IntN(blocks-reserved)
 	n := 1 + w.rng.IntN(min(6, blocks-first))
 	if c.burst == 0 && w.rng.IntN(6) == 0 {

@@ -27,6 +27,13 @@ func (d *device) write(block int, v uint64) {
 	d.pending[block] = append(d.pending[block], v)
 }
 
+// junk fills the end of a device that is larger than its volume with what nobody may ever see.
+func (d *device) junk(from int, of uint64) {
+	for b := from; b < len(d.now); b++ {
+		d.write(b, 0xbad<<40|of<<32|uint64(b))
+	}
+}
+
 func (d *device) flush() {
 	for b := range d.pending {
 		d.durable[b] = d.now[b]
@@ -340,8 +347,9 @@ func (c *controlLog) below(index uint64) int {
 	return k
 }
 
-// bitsFile is the durable bits of a source volume, and what is kept of a resync, with what for.
+// bitsFile is the durable bits of a source volume, and what is kept of a resync, with what for; and the size that they are of.
 type bitsFile struct {
+	size    int64
 	durable []bool
 	kept    []bool
 	by      keptFor

@@ -73,6 +73,10 @@ func (w *World) happen(k kind, r *rand.Rand) {
 		if !w.oracle.groups[w.drawGroup(r)].allowInconsistent() {
 			return
 		}
+	case growVolume:
+		if !w.enlarge(r) {
+			return
+		}
 	case joinCluster:
 		w.join(r)
 		return

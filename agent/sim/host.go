@@ -74,9 +74,9 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 		_, v := st.Volume(vid)
 		blocks := int(v.Size / blockSize)
 		if v.Primary == id {
-			h.sources[vid] = newDevice(blocks)
+			h.sources[vid] = newDevice(blocks + w.slack)
 			n := int((v.Size + extentSize - 1) / extentSize)
-			b := &bitsFile{durable: make([]bool, n), kept: make([]bool, n)}
+			b := &bitsFile{size: v.Size, durable: make([]bool, n), kept: make([]bool, n)}
 			for i := range b.durable {
 				b.durable[i] = true // never copied
 			}
@@ -87,10 +87,13 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 					h.sources[vid].write(i, w.oracle.value())
 				}
 			}
+			h.sources[vid].junk(blocks, 1)
 			h.sources[vid].flush()
 		}
 		if v.Secondary == id {
-			h.targets[vid] = newDevice(blocks)
+			h.targets[vid] = newDevice(blocks + w.slack)
+			h.targets[vid].junk(blocks, 2)
+			h.targets[vid].flush()
 		}
 	}
 	return h
@@ -141,7 +144,7 @@ func (h *host) start() {
 	for _, vid := range cluster.SortedKeys(h.sources) {
 		bits := h.bits[vid].durable
 		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}}
-		v.ext = core.NewExtents(int64(len(v.dev.now))*blockSize, extentSize, func(i int) bool { return bits[i] })
+		v.ext = core.NewExtents(h.bits[vid].size, extentSize, func(i int) bool { return bits[i] })
 		v.restoreKept(h.bits[vid])
 		h.primary[vid] = v
 		h.join(v)

@@ -30,7 +30,7 @@ type oracle struct {
 type groupOracle struct {
 	*oracle
 	id       wire.GroupID
-	sizes    map[wire.VolumeID]int         // in blocks, of its volumes
+	sizes    map[wire.VolumeID]int         // in blocks, of its volumes' devices
 	first    map[wire.VolumeID]int         // the number of their first block among all of the group's
 	blocks   int                           // of all its volumes
 	asked    bool                          // a promote was asked for
@@ -77,7 +77,7 @@ func newOracle(w *World, st *cluster.State) *oracle {
 	for _, id := range cluster.SortedKeys(st.Groups) {
 		g := &groupOracle{oracle: o, id: id, sizes: map[wire.VolumeID]int{}, first: map[wire.VolumeID]int{}, early: map[wire.Incarnation]wire.Seq{}}
 		for _, v := range cluster.SortedKeys(st.Groups[id].Volumes) {
-			g.sizes[v], g.first[v] = int(st.Groups[id].Volumes[v].Size/blockSize), g.blocks
+			g.sizes[v], g.first[v] = blocksOf(st.Groups[id].Volumes[v])+w.slack, g.blocks
 			g.blocks += g.sizes[v]
 		}
 		o.groups = append(o.groups, g)

@@ -46,13 +46,14 @@ const (
 	takeOutPrimary             // a primary's volumes are taken out of the group
 	allowInPlace               // an operator allows the targets to be inconsistent until a resync is whole
 	promoteGroup               // an operator promotes
+	growVolume                 // an operator enlarges a volume
 	loseMajority               // a majority of the voters is gone for good, and an operator begins a generation with the others
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"lossy-links", "repeated-sends", "survivor-away", "apply-stalls", "lasting-cut", "clocks-drift", "kill", "slow-host", "stall-host", "drain", "relabel", "full-journal",
-	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "recover",
+	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "grow", "recover",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -70,7 +71,19 @@ func plan(seed uint64, length time.Duration) []fault {
 	if r := rand.New(rand.NewPCG(seed, 0x7265636f766572)); r.Float64() < 0.1 {
 		fs = append(fs, fault{at: length/5 + time.Duration(r.Int64N(int64(length*3/5)+1)), kind: loseMajority, seed: r.Uint64()})
 	}
+	for range growths(seed) {
+		r := rand.New(rand.NewPCG(seed, 0x67726f77+uint64(len(fs))))
+		fs = append(fs, fault{at: length/20 + time.Duration(r.Int64N(int64(length*4/5)+1)), kind: growVolume, seed: r.Uint64()})
+	}
 	return fs
+}
+
+// growths is how often an operator enlarges a volume in a run.
+func growths(seed uint64) int {
+	if r := rand.New(rand.NewPCG(seed, 0x6c6172676572)); r.IntN(3) == 0 {
+		return 1 + r.IntN(3)
+	}
+	return 0
 }
 
 func planOften(seed uint64, length time.Duration) []fault {

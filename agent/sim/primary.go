@@ -19,6 +19,7 @@ type volume struct {
 	copied bool         // the first copy was finished in this incarnation
 	by     keptFor      // that what is kept is for
 	first  bool         // it was in its first copy when the incarnation began
+	grows  bool         // its grower is at work
 	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
@@ -126,6 +127,9 @@ func (s *sourceGroup) followNode() {
 	}
 	if v.Open != s.openSeen {
 		s.openSeen = v.Open
+	}
+	for _, vol := range s.vols {
+		s.follow(vol)
 	}
 }
 
@@ -353,9 +357,10 @@ func (h *host) saveBits(then func()) {
 			return
 		}
 		for _, id := range cluster.SortedKeys(h.primary) {
-			v := h.primary[id]
-			b := h.bits[id]
-			b.by = v.by
+			v, b := h.primary[id], h.bits[id]
+			b.size, b.by = v.ext.Size(), v.by
+			more := make([]bool, v.ext.Len()-len(b.durable))
+			b.durable, b.kept = append(b.durable, more...), append(b.kept, more...)
 			for i := range b.durable {
 				b.durable[i], b.kept[i] = v.ext.Bit(i), v.ext.Kept(i)
 			}

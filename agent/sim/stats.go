@@ -16,6 +16,7 @@ type Stats struct {
 	Spilled, SpoolsLost                        int // payloads that primaries wrote to their spools, and that could not be read back
 	JournalsLost, SourceErrors, TargetErrors   int
 	Abandoned, InPlace, RoomMade               int // chains given up for want of room; resyncs that the operator let be applied in place; larger journals
+	Grown                                      int // volumes that have grown
 	Degraded, Again, Early                     int // sync groups that degraded, and that were synchronous again; writes acknowledged meanwhile
 	Excused                                    int // runs in which more than one component was gone at a time
 	Faults                                     Faults
@@ -57,6 +58,7 @@ func (s *Stats) add(o Stats) {
 	s.SmallJournals += o.SmallJournals
 	s.GroupRuns += o.GroupRuns
 	s.Excused += o.Excused
+	s.Grown += o.Grown
 	s.Degraded += o.Degraded
 	s.Again += o.Again
 	s.Early += o.Early
@@ -90,7 +92,7 @@ func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes (%d folded updates, %d spilled, %d spools that failed), %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Folded, s.Spilled, s.SpoolsLost, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs (%d interrupted; %d extents kept, %d not copied again)", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.Interrupted, s.Kept, s.Resumed)
-	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals; %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Degraded, s.Again, s.Early, s.Faults)
+	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals, %d volumes grown; %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Grown, s.Degraded, s.Again, s.Early, s.Faults)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }

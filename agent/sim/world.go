@@ -70,6 +70,8 @@ type World struct {
 	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
 	journalLimit int64
 
+	slack int // blocks of each device behind its volume, which may grow into them
+
 	maxDelay   time.Duration
 	power      bool // crashes lose what was not flushed; clients write through
 	faults     bool // faults are still being injected
@@ -149,6 +151,9 @@ func Run(opt Options) (stats Stats, err error) {
 		stats = w.stats
 		stats.Virtual = w.now
 	}()
+	if growths(opt.Seed) > 0 {
+		w.slack = growSlack
+	}
 	w.build(w.draw())
 	w.drawInterrupts()
 	for _, h := range w.hosts {

@@ -189,6 +189,9 @@ func (d *Device) before(c Call) (transfer int, err error) {
 // Size implements blockdev.Device.
 func (d *Device) Size() int64 { return d.inner.Size() }
 
+// Grow implements blockdev.Grower. No fault is meant for it.
+func (d *Device) Grow() (int64, error) { return blockdev.Grow(d.inner) }
+
 // BlockSizes implements blockdev.Device.
 func (d *Device) BlockSizes() blockdev.BlockSizes { return d.inner.BlockSizes() }
 

@@ -8,9 +8,9 @@ import (
 )
 
 func volumeCommand() *cobra.Command {
-	c := parent("volume", "Make, copy anew, delete, list, attach and detach volumes", "A volume is one replicated device: a source on a primary, a target on a secondary.")
+	c := parent("volume", "Make, enlarge, copy anew, delete, list, attach and detach volumes", "A volume is one replicated device: a source on a primary, a target on a secondary.")
 	c.Example = "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy\n  flotilla volume list"
-	c.AddCommand(volumeCreateCommand(), volumeRecopyCommand(), volumeDeleteCommand(), volumeListCommand(), volumeAttachCommand(), volumeDetachCommand())
+	c.AddCommand(volumeCreateCommand(), volumeResizeCommand(), volumeRecopyCommand(), volumeDeleteCommand(), volumeListCommand(), volumeAttachCommand(), volumeDetachCommand())
 	return c
 }
 

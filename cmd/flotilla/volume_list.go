@@ -45,7 +45,7 @@ func printVolumes(w io.Writer, groups []api.Group) error {
 	}
 	for i := range groups {
 		for _, v := range groups[i].Volumes {
-			row := []string{groups[i].Name + "/" + v.Name, bytesText(v.Size), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v) + faultText(&v)}
+			row := []string{groups[i].Name + "/" + v.Name, sizeText(&v), v.Primary + ":" + v.Source, v.Secondary + ":" + v.Target, copyText(&v) + faultText(&v)}
 			if attached {
 				row = append(row, deviceText(v.Device))
 			}
@@ -53,6 +53,14 @@ func printVolumes(w io.Writer, groups []api.Group) error {
 		}
 	}
 	return table(w, rows)
+}
+
+// sizeText returns a volume's size, and the one to which it grows.
+func sizeText(v *api.Volume) string {
+	if v.GrowsTo > 0 {
+		return bytesText(v.Size) + ", growing to " + bytesText(v.GrowsTo)
+	}
+	return bytesText(v.Size)
 }
 
 // faultText names what the disks of a volume fail at.

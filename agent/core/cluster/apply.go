@@ -47,6 +47,10 @@ func (s *State) Apply(index uint64, c *Command) (value uint64, err error) {
 		return 0, s.deleteVolume(c.DeleteVolume)
 	case c.RecopyVolume != nil:
 		return 0, s.recopyVolume(index, c.RecopyVolume)
+	case c.ResizeVolume != nil:
+		return 0, s.resizeVolume(c.ResizeVolume)
+	case c.GrowVolume != nil:
+		s.growVolume(c.GrowVolume)
 	case c.RemovePrimary != nil:
 		return 0, s.removePrimary(c.RemovePrimary)
 	case c.AllowInconsistent != nil:
@@ -477,6 +481,7 @@ func (g *Group) finish() {
 		return
 	}
 	g.Phase = Promoted
+	g.stopGrowing()
 	g.GivenUp = g.Granted
 	g.Grants, g.Verdicts, g.Points = nil, map[wire.Set]bool{}, nil
 }

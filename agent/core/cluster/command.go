@@ -24,6 +24,8 @@ type Command struct {
 	CreateVolume *CreateVolume `cbor:",omitempty"`
 	DeleteVolume *DeleteVolume `cbor:",omitempty"`
 	RecopyVolume *RecopyVolume `cbor:",omitempty"`
+	ResizeVolume *ResizeVolume `cbor:",omitempty"`
+	GrowVolume   *GrowVolume   `cbor:",omitempty"`
 
 	RemovePrimary *RemovePrimary `cbor:",omitempty"`
 
@@ -134,6 +136,17 @@ type (
 
 	// RecopyVolume says that a volume's target has become another device, which holds nothing of it: the first copy begins anew.
 	RecopyVolume struct{ Volume wire.VolumeID }
+
+	// ResizeVolume asks for a larger volume: updates up to the new size are taken from here on.
+	ResizeVolume struct {
+		Volume wire.VolumeID
+		Size   int64 // bytes
+	}
+	// GrowVolume makes that size the volume's: its primary says that the new range reads as zeroes on source and target.
+	GrowVolume struct {
+		Volume wire.VolumeID
+		Size   int64
+	}
 
 	// RemovePrimary takes a primary's volumes out of a group that has others. Force is needed where acknowledged writes
 	// are dropped by it.

@@ -194,9 +194,11 @@ type PromoteResult struct {
 
 // Volume is one replicated device.
 type Volume struct {
-	ID        wire.VolumeID
-	Name      string
-	Size      int64 // bytes
+	ID   wire.VolumeID
+	Name string
+	Size int64 // bytes
+	// Grow is the size to which the volume is growing, 0 while it is not. Updates may reach it; clients see Size.
+	Grow      int64 `cbor:",omitempty"`
 	Primary   wire.AgentID
 	Source    string // path on the primary
 	Secondary wire.AgentID
