@@ -144,9 +144,6 @@ func (c *component) check(from wire.AgentID, r wire.Route, b *wire.Body) (reason
 		case !c.fits(g, u):
 			return NackBad, false
 		case !c.reached(g, u):
-			if c.n.mutant("reach-dropped") {
-				return 0, true
-			}
 			return NackView, false // this agent may not have heard yet that the volume grows: sent again, it is taken
 		}
 	}

@@ -15,9 +15,6 @@ const growSlack = 20
 // offers returns how many blocks of a volume its primary offers to clients.
 func (h *host) offers(id wire.VolumeID) int {
 	_, v := h.node.State().Volume(id)
-	if h.w.opt.Mutants["grow-early"] {
-		return int(v.Reach() / blockSize)
-	}
 	return blocksOf(v)
 }
 
