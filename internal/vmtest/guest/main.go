@@ -22,6 +22,7 @@ var onCluster = map[string]func(context.Context, *cluster) error{
 	"mistakes":    mistakes,
 	"partitions":  partitions,
 	"restarts":    plannedRestarts,
+	"resize":      resize,
 	"sparse":      sparse,
 }
 
