@@ -39,9 +39,7 @@ var mutants = []struct {
 	{"degrade-unrecorded", 60, "a sync group acknowledges what is not held before it is recorded that it is degraded"},
 	{"synchronous-unheld", 60, "a degraded group is synchronous again before all that it acknowledged is held"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
-	{"kept-unheld", 400, "what a resync has copied is kept before it is held"},
 	{"kept-over-write", 60, "what a resync has copied stays kept when it is written"},
-	{"kept-without-flush", 400, "what a resync has copied is kept before the source is flushed"},
 }
 
 // TestMutants proves that the simulator sees: each break is caught, and the seeds it took are printed. It runs with `make
