@@ -25,13 +25,6 @@ func (v *volume) restoreKept(b *bitsFile) {
 // counts reports whether what is kept need not be copied by the next incarnation.
 func (v *volume) counts(g *cluster.Group) bool {
 	h := v.group.h
-	mutants := h.w.opt.Mutants
-	if mutants["kept-regardless"] {
-		return true
-	}
-	if inc := g.Inc(v.by.inc); mutants["kept-over-give-up"] && inc != nil && inc.First <= g.GivenUp {
-		return true
-	}
 	upTo, ok := g.Kept(h.id)[v.by.inc]
 	return ok && v.by.set <= upTo
 }
@@ -174,6 +167,31 @@ func (s *sourceGroup) interrupt() {
 		return
 	}
 	w.stats.Interrupted++
+	s.writeKept()
+	alive := h.alive()
+	w.after(span(r, 0, 5*time.Millisecond), "interrupt", func() {
+		if alive() {
+			s.end()
+		}
+	})
+}
+
+// writeKept writes into an extent that is kept: in the last moment, so that the write may not be held.
+func (s *sourceGroup) writeKept() {
+	w := s.h.w
+	for _, v := range s.vols {
+		for i, kept := range s.h.bits[v.id].kept {
+			if block := i * extentSize / blockSize; kept && block >= reserved && w.interrupts.IntN(2) == 0 {
+				s.h.write(v.id, block, []uint64{w.oracle.value()}, wire.KindWrite, false, func(error) {})
+				return
+			}
+		}
+	}
+}
+
+// end ends the group's incarnation, by a suspend or with the primary.
+func (s *sourceGroup) end() {
+	h, w, r := s.h, s.h.w, s.h.w.interrupts
 	if r.IntN(3) == 0 {
 		s.suspend()
 		return
