@@ -123,7 +123,7 @@ func (r *rows) more(ctx context.Context, n int) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.ended {
-			return false, errors.New("the database's client has ended by itself")
+			return false, fmt.Errorf("the database's client has ended by itself: %s", r.text.String())
 		}
 		return r.acked >= want, nil
 	})
