@@ -27,7 +27,7 @@ const (
 )
 
 // ErrMissing is wrapped when User Mode Linux is not installed.
-var ErrMissing = errors.New("User Mode Linux is missing: run scripts/test-deps.sh")
+var ErrMissing = errors.New("no User Mode Linux here: run scripts/test-deps.sh")
 
 // Machine is a virtual machine for one program. It has one processor.
 type Machine struct {

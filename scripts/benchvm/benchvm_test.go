@@ -112,3 +112,23 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
+
+func TestParseDRBD(t *testing.T) {
+	const text = `version: 8.4.11 (api:1/proto:86-101)
+ 0: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----
+    ns:8192 nr:0 dw:8192 dr:0 al:10 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:0
+ 1: cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate C r-----
+    ns:0 nr:8192 dw:8192 dr:0 al:8 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:0
+`
+	for old, c := range map[string]struct {
+		new             string
+		idle, connected bool
+	}{
+		"version": {"version", true, true}, " pe:0 ": {" pe:3 ", false, true}, " ap:0 ": {" ap:01 ", false, true},
+		"cs:Connected ro:S": {"cs:Timeout ro:S", true, false},
+	} {
+		if idle, connected := parseDRBD(strings.Replace(text, old, c.new, 1)); idle != c.idle || connected != c.connected {
+			t.Errorf("%q for %q: idle %v, connected %v", c.new, old, idle, connected)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 )
 
@@ -48,8 +47,8 @@ func startDRBD(ctx context.Context, s specification) (*drbd, error) {
 		}
 	}
 	err := until(ctx, waitTime, "DRBD is connected", func() (bool, error) {
-		out, err := exec.CommandContext(ctx, drbdsetup, "cstate", drbdOne, drbdTwo).Output()
-		return strings.TrimSpace(string(out)) == "Connected", err
+		_, connected, err := drbdState()
+		return connected, err
 	})
 	if err != nil {
 		return nil, err
@@ -94,24 +93,30 @@ func (d *drbd) stop() error { return nil } // idle, it does nothing
 
 func (d *drbd) device(string) string { return drbdNode }
 
-// settle waits until nothing is under way: /proc/drbd counts what is local, pending, not acknowledged and of the application.
+// settle waits until nothing is under way.
 func (d *drbd) settle(ctx context.Context, _ string) error {
 	return until(ctx, waitTime, "DRBD has written everything", func() (bool, error) {
-		text, err := os.ReadFile("/proc/drbd")
-		if err != nil {
-			return false, err
+		idle, connected, err := drbdState()
+		if err == nil && !connected {
+			err = fmt.Errorf("DRBD has lost its connection")
 		}
-		s := string(text)
-		if strings.Count(s, "cs:Connected") != 2 {
-			return false, fmt.Errorf("DRBD is not connected: %s", s)
-		}
-		for _, zero := range []string{" lo:0 ", " pe:0 ", " ua:0 ", " ap:0 "} {
-			if strings.Count(s, zero) != 2 {
-				return false, nil
-			}
-		}
-		return true, nil
+		return idle, err
 	})
+}
+
+// drbdState reads what /proc/drbd says of the two nodes: it counts what is local, pending, not acknowledged and of the application.
+func drbdState() (idle, connected bool, err error) {
+	text, err := os.ReadFile("/proc/drbd")
+	if err != nil {
+		return false, false, err
+	}
+	idle, connected = parseDRBD(string(text))
+	return idle, connected, nil
+}
+
+func parseDRBD(text string) (idle, connected bool) {
+	both := func(word string) bool { return strings.Count(text, " "+word+" ") == 2 }
+	return both("lo:0") && both("pe:0") && both("ua:0") && both("ap:0"), both("cs:Connected")
 }
 
 func (d *drbd) same(ctx context.Context, _ string) error {
