@@ -16,6 +16,7 @@ type device struct {
 	now     []uint64         // as it reads
 	durable []uint64         // what a power cut certainly leaves
 	pending map[int][]uint64 // values written since the flush, any of which a power cut may leave
+	flips   map[int]uint64   // blocks whose durable value has a flipped bit, and the numbers of the flips
 }
 
 func newDevice(blocks int) *device {
@@ -30,6 +31,7 @@ func (d *device) write(block int, v uint64) {
 func (d *device) flush() {
 	for b := range d.pending {
 		d.durable[b] = d.now[b]
+		delete(d.flips, b)
 	}
 	clear(d.pending)
 }
@@ -39,6 +41,7 @@ func (d *device) through(first, count int) {
 	for b := first; b < first+count; b++ {
 		d.durable[b] = d.now[b]
 		delete(d.pending, b)
+		delete(d.flips, b)
 	}
 }
 
@@ -53,6 +56,9 @@ func (d *device) powerCut(r *rand.Rand) {
 		vs := d.pending[b]
 		if k := r.IntN(len(vs) + 1); k < len(vs) {
 			d.durable[b] = vs[k]
+			delete(d.flips, b)
+		} else if d.flips[b] != 0 {
+			d.flips[b] = flippedAnew // it was hidden
 		}
 	}
 	clear(d.pending)
@@ -264,4 +270,7 @@ func (c *controlLog) below(index uint64) int {
 }
 
 // bitsFile is the durable bits of a source volume.
-type bitsFile struct{ durable []bool }
+type bitsFile struct {
+	durable []bool
+	copy    uint64 // of the volume, that they are of
+}

@@ -82,6 +82,18 @@ func (w *World) happen(k kind, r *rand.Rand) {
 	case loseMajority:
 		w.loseMajority(r)
 		return
+	case flipBits:
+		if !w.flipBits(r) {
+			return
+		}
+	case checkGroup:
+		if !w.startCheck(r) {
+			return
+		}
+	case recopyVolume:
+		if w.generation != 0 || !w.recopy(r) {
+			return
+		}
 	case takeOutPrimary:
 		h := w.pick(k, r)
 		if !w.takeOut(w.groupOf(h, r), h) {

@@ -43,6 +43,7 @@ type host struct {
 	targets  map[wire.VolumeID]*device
 	// How often the pages of a target were lost in a failed flush.
 	openings map[wire.VolumeID]int
+	marks    map[wire.VolumeID]*targetMarks
 	cleaned  map[wire.GroupID]wire.Set // up to which bits were looked at to be cleared
 
 	// The process; zero while it is dead.
@@ -58,7 +59,7 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 	h := &host{
 		w: w, id: id, backup: st.Agents[id].Backup,
 		sources: map[wire.VolumeID]*device{}, bits: map[wire.VolumeID]*bitsFile{}, targets: map[wire.VolumeID]*device{},
-		openings: map[wire.VolumeID]int{}, cleaned: map[wire.GroupID]wire.Set{},
+		openings: map[wire.VolumeID]int{}, marks: map[wire.VolumeID]*targetMarks{}, cleaned: map[wire.GroupID]wire.Set{},
 	}
 	h.log.boot = boot
 	for _, vid := range volumesOf(st) {
@@ -131,7 +132,7 @@ func (h *host) start() {
 	h.primary, h.groups = map[wire.VolumeID]*volume{}, nil
 	for _, vid := range cluster.SortedKeys(h.sources) {
 		bits := h.bits[vid].durable
-		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}}
+		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}, copy: h.bits[vid].copy}
 		v.ext = core.NewExtents(int64(len(v.dev.now))*blockSize, extentSize, func(i int) bool { return bits[i] })
 		h.primary[vid] = v
 		h.join(v)
@@ -143,13 +144,17 @@ func (h *host) start() {
 			s.tellNeed()
 		}
 	}
+	for vid := range h.targets {
+		h.mark(vid).begun = 0
+		h.openTarget(vid)
+	}
 	h.do(func(*core.Node) {})
 	run := h.run
 	var tick func()
 	tick = func() {
 		if h.node != nil && h.run == run {
 			h.do(func(n *core.Node) { n.Tick(h.time()) })
-			d := tickEvery
+			d := w.tick
 			if w.now < h.slowUntil {
 				d = h.slowUntil - w.now
 			}

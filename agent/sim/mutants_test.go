@@ -38,6 +38,11 @@ var mutants = []struct {
 	{"fold-sent", 150, "an update that was sent is folded"},
 	{"degrade-unrecorded", 60, "a sync group acknowledges what is not held before it is recorded that it is degraded"},
 	{"synchronous-unheld", 60, "a degraded group is synchronous again before all that it acknowledged is held"},
+	{"check-no-overlay", 150, "a check is compared without what its set writes there before it"},
+	{"check-later-answered", 600, "a repeated application answers checks whose range it may have written already"},
+	{"check-unlocked", 600, "a check reads a range in which a write is under way"},
+	{"mend-without-copy", 150, "what differs is taken as repaired without a copy"},
+	{"recopy-keeps-bits", 150, "bits of another target count"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 }
 

@@ -22,6 +22,8 @@ type oracle struct {
 
 	frames map[uint64]*core.Outgoing // sent and not yet acknowledged, by number
 
+	comparisons map[sentID]compared // of checks
+
 	rollNo   uint64
 	twins    map[*wire.Body]*twin
 	frameBuf [][]stored // by set above the applied ones
@@ -231,6 +233,7 @@ func (o *oracle) follow(h *host) {
 	for _, g := range o.groups {
 		g.follow(st)
 	}
+	o.w.replaceTargets(st)
 	before := o.seen
 	o.seen = seen{st.Index, st.View}
 	if o.w.watch != nil || st.Index%encodeEvery == 0 {

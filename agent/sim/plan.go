@@ -47,12 +47,15 @@ const (
 	allowInPlace               // an operator allows the targets to be inconsistent until a resync is whole
 	promoteGroup               // an operator promotes
 	loseMajority               // a majority of the voters is gone for good, and an operator begins a generation with the others
+	flipBits                   // bits of a target change behind everybody's back
+	checkGroup                 // an operator has targets compared with their sources
+	recopyVolume               // an operator has a volume copied to another, empty target
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"lossy-links", "repeated-sends", "survivor-away", "apply-stalls", "lasting-cut", "clocks-drift", "kill", "slow-host", "stall-host", "drain", "relabel", "full-journal",
-	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "recover",
+	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "recover", "flip", "check", "recopy",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -67,8 +70,29 @@ var weights = [kinds]int{
 // are what they are without them.
 func plan(seed uint64, length time.Duration) []fault {
 	fs := planOften(seed, length)
+	replaces := true
 	if r := rand.New(rand.NewPCG(seed, 0x7265636f766572)); r.Float64() < 0.1 {
+		replaces = false // a new generation may not know which target is another
 		fs = append(fs, fault{at: length/5 + time.Duration(r.Int64N(int64(length*3/5)+1)), kind: loseMajority, seed: r.Uint64()})
+	}
+	return append(fs, planChecks(seed, length, replaces)...)
+}
+
+// planChecks draws checks, each in the neighbourhood of damage that it may find, and copies to other targets.
+func planChecks(seed uint64, length time.Duration, replaces bool) (fs []fault) {
+	r := rand.New(rand.NewPCG(seed, 0x636865636b73))
+	at := func() time.Duration { return 1 + time.Duration(r.Int64N(int64(length))) }
+	add := func(at time.Duration, k kind) { fs = append(fs, fault{at: at, kind: k, seed: r.Uint64()}) }
+	if r.Float64() < 0.4 {
+		for range 1 + r.IntN(3) {
+			for range r.IntN(3) {
+				add(at(), flipBits)
+			}
+			add(at(), checkGroup)
+		}
+	}
+	if r.Float64() < 0.12 && replaces {
+		add(at(), recopyVolume)
 	}
 	return fs
 }

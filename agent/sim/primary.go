@@ -17,6 +17,7 @@ type volume struct {
 	ext    *core.Extents
 	locked map[int]bool // blocks of writes under way
 	copied bool         // the first copy was finished in this incarnation
+	copy   uint64       // that the bits are of
 	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
@@ -30,7 +31,8 @@ type sourceGroup struct {
 	cleaning bool
 	copying  bool
 	queue    queueSeen
-	waiting  int    // writes that are not answered
+	waiting  int // writes that are not answered
+	check    *checkJob
 	looked   uint64 // index of the state in which removed looked last
 }
 
@@ -91,6 +93,7 @@ func (s *sourceGroup) followNode() {
 		return
 	}
 	s.overload(v)
+	s.followCopies(h.node.State().Groups[s.id])
 	if v.Inc == 0 {
 		s.tellNeed()
 	}
@@ -98,6 +101,9 @@ func (s *sourceGroup) followNode() {
 	if v.Inc != s.inc || (v.Open != 0) != (s.openSeen != 0) {
 		if s.inc != 0 && s.openSeen != 0 {
 			for _, vol := range s.vols {
+				if w.opt.Mutants["suspend-forgets"] {
+					vol.ext.Cleared(vol.ext.Clean(notCopied, 0, vol.ext.Len()), notCopied)
+				}
 				vol.ext.Detach()
 			}
 		}
@@ -117,6 +123,7 @@ func (s *sourceGroup) followNode() {
 	if v.Open != s.openSeen {
 		s.openSeen = v.Open
 	}
+	s.followCheck(v)
 }
 
 // resynced tells the node how its copies stand.
@@ -345,6 +352,7 @@ func (h *host) saveBits(then func()) {
 			for i := range h.bits[id].durable {
 				h.bits[id].durable[i] = v.ext.Bit(i)
 			}
+			h.bits[id].copy = v.copy
 		}
 		then()
 	})

@@ -122,7 +122,7 @@ func (o *groupOracle) rollFrame(g *cluster.Group, f stored) {
 	var of wire.VolumeID
 	for i := range body.Updates {
 		u := &body.Updates[i]
-		if (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark || u.Kind == wire.KindFolded {
+		if (inc.Sealed && u.Seq > inc.Seal) || u.Kind == wire.KindMark || u.Kind == wire.KindFolded || u.Kind == wire.KindCheck {
 			continue
 		}
 		if of != u.Volume {

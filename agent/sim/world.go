@@ -11,6 +11,7 @@
 //	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
 //	disk.go    what survives a crash: control log, journal, devices, bits
+//	checks.go  checks of targets, compare.go how a secondary compares, damage.go flipped bits, other targets, and who is right
 //	client.go  writers with dependent writes across volumes and primaries
 //	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered, which roll.go finds
 //
@@ -63,6 +64,9 @@ type World struct {
 	applyStalls *rand.Rand    // chance of applyStalls, nil for never
 	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
+	recopies    bool   // a volume's copy was begun anew
+	checks      bool   // a check was asked for
+	damages     uint64 // bits flipped on targets
 	generation  uint64 // of the cluster
 	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
 	journalLimit int64
@@ -73,12 +77,16 @@ type World struct {
 	writing    bool
 	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
 
+	copyTakes time.Duration // the longest that the copy of an extent takes
+	tick      time.Duration // how often a node is told the time
+	ends      time.Duration // no run lasts longer
+	overload  bool          // queues that do not move suspend their groups
+
 	// Of scenarios.
-	steady    bool                    // every delay is the middle of its range, and chance decides nothing
-	copyTakes time.Duration           // the longest that the copy of an extent takes
-	watch     func(h *host, what any) // is told what happens, see saw; nil for nobody
-	sent      int                     // messages between hosts
-	lose      int                     // the number of the one that is lost, 0 for none
+	steady bool                    // every delay is the middle of its range, and chance decides nothing
+	watch  func(h *host, what any) // is told what happens, see saw; nil for nobody
+	sent   int                     // messages between hosts
+	lose   int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
 	sentAs  map[sentID]wire.Kind
@@ -159,7 +167,7 @@ func Run(opt Options) (stats Stats, err error) {
 func newWorld(opt Options) *World {
 	return &World{
 		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[sentID]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
-		copyTakes: 6 * time.Millisecond,
+		copyTakes: 6 * time.Millisecond, tick: tickEvery, ends: maxVirtual,
 	}
 }
 
@@ -396,6 +404,7 @@ func (w *World) course() {
 	w.peace()
 	peace := w.now
 	w.operate()
+	w.stopChecks()
 	if w.lastingCut() {
 		w.runUntil(w.now + w.between(3*time.Second, 6*time.Second))
 	}
@@ -428,7 +437,7 @@ func (w *World) step(t time.Duration) bool {
 	w.stats.Events++
 	w.stats.digest(&e)
 	e.run()
-	if w.now > maxVirtual {
+	if w.now > w.ends {
 		w.fail("the run does not end")
 	}
 	return true
