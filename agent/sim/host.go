@@ -44,6 +44,7 @@ type host struct {
 	// How often the pages of a target were lost in a failed flush.
 	openings map[wire.VolumeID]int
 	marks    map[wire.VolumeID]*targetMarks
+	saves    int                       // writes of bits that are under way
 	cleaned  map[wire.GroupID]wire.Set // up to which bits were looked at to be cleared
 
 	// The process; zero while it is dead.
@@ -133,7 +134,7 @@ func (h *host) start() {
 	for _, vid := range cluster.SortedKeys(h.sources) {
 		bits := h.bits[vid].durable
 		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}, copy: h.bits[vid].copy}
-		v.ext = core.NewExtents(int64(len(v.dev.now))*blockSize, extentSize, func(i int) bool { return bits[i] })
+		v.ext = core.NewExtents(int64(len(v.dev.now))*blockSize, extentSize, func(i int) bool { return bits[i] || w.opt.Mutants["restart-copies-all"] })
 		h.primary[vid] = v
 		h.join(v)
 	}
@@ -169,6 +170,7 @@ func (h *host) kill(power bool) {
 	w := h.w
 	w.trace("host %d is killed (power cut: %v)", h.id, power)
 	w.oracle.died(h)
+	h.tearBits(power)
 	h.node = nil
 	h.journal.crash(w.rng, power)
 	if power {

@@ -183,6 +183,9 @@ func (o *oracle) write(vol wire.VolumeID, u *wire.Update) {
 
 // unnumbered takes a write that went to the bitmap only.
 func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
+	if o.w.outside != nil {
+		o.w.outside(vol, first, len(values))
+	}
 	t := o.vols[vol]
 	for i, v := range values {
 		t.now[first+i] = v

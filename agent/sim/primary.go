@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"flotilla/agent/core"
-	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 )
 
@@ -275,6 +274,7 @@ func (s *sourceGroup) copyOne() {
 		view, _ := h.node.View(s.id)
 		h.w.oracle.numbered(h, view.Inc, view.Open, seq, ups)
 		v.ext.Copied(i, view.Open)
+		h.w.stats.Copied++
 		s.resynced()
 		return
 	}
@@ -321,7 +321,7 @@ func (s *sourceGroup) scheduleClean() {
 	inc := s.inc
 	cand := map[wire.VolumeID][]int{}
 	for _, v := range s.vols {
-		cand[v.id] = v.ext.Clean(applied, 2, 100)
+		cand[v.id] = v.ext.Clean(applied, h.w.hot, 100)
 	}
 	h.w.after(h.disk(0, 5*time.Millisecond), "clean: flush", func() {
 		if !alive() || s.inc != inc || h.broken() {
@@ -337,23 +337,5 @@ func (s *sourceGroup) scheduleClean() {
 			}
 		}
 		h.saveBits(func() { s.cleaning = false })
-	})
-}
-
-// saveBits makes the bits durable as they are when the write ends.
-func (h *host) saveBits(then func()) {
-	alive := h.alive()
-	h.w.after(h.disk(0, 3*time.Millisecond), "bits", func() {
-		if !alive() {
-			return
-		}
-		for _, id := range cluster.SortedKeys(h.primary) {
-			v := h.primary[id]
-			for i := range h.bits[id].durable {
-				h.bits[id].durable[i] = v.ext.Bit(i)
-			}
-			h.bits[id].copy = v.copy
-		}
-		then()
 	})
 }

@@ -10,7 +10,7 @@
 //	recover.go a majority gone for good, and the generation that begins without it
 //	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
-//	disk.go    what survives a crash: control log, journal, devices, bits
+//	disk.go    what survives a crash: control log, journal, devices, bits, and tear.go of bits that are being written
 //	checks.go  checks of targets, compare.go how a secondary compares, damage.go flipped bits, other targets, and who is right
 //	client.go  writers with dependent writes across volumes and primaries
 //	oracle.go  what the sources had at every seq; check.go holds against it what could be recovered, which roll.go finds
@@ -24,6 +24,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -41,6 +42,8 @@ type Options struct {
 	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
 	Length time.Duration
 	Reduce Reduction
+	// Rare has every run see checks, damage, other targets and an outage, of which few have any otherwise.
+	Rare bool
 }
 
 // World is one run.
@@ -77,10 +80,12 @@ type World struct {
 	writing    bool
 	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
 
-	copyTakes time.Duration // the longest that the copy of an extent takes
-	tick      time.Duration // how often a node is told the time
-	ends      time.Duration // no run lasts longer
-	overload  bool          // queues that do not move suspend their groups
+	copyTakes time.Duration                            // the longest that the copy of an extent takes
+	tick      time.Duration                            // how often a node is told the time
+	outside   func(v wire.VolumeID, first, blocks int) // is told of writes without a number; nil for nobody
+	ends      time.Duration                            // no run lasts longer
+	hot       int                                      // extents of a volume whose bits stay set
+	overload  bool                                     // queues that do not move suspend their groups
 
 	// Of scenarios.
 	steady bool                    // every delay is the middle of its range, and chance decides nothing
@@ -167,7 +172,7 @@ func Run(opt Options) (stats Stats, err error) {
 func newWorld(opt Options) *World {
 	return &World{
 		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[sentID]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
-		copyTakes: 6 * time.Millisecond, tick: tickEvery, ends: maxVirtual,
+		copyTakes: 6 * time.Millisecond, tick: tickEvery, hot: 2, ends: maxVirtual,
 	}
 }
 
@@ -389,8 +394,11 @@ func (w *World) course() {
 			length = w.between(7*time.Second, 20*time.Second) // time for a second loss
 		}
 	}
-	planned := plan(w.opt.Seed, length)
+	planned := plan(w.opt.Seed, length, w.opt.Rare)
 	w.stats.Planned = length
+	if w.opt.Length == 0 && slices.ContainsFunc(planned, func(f fault) bool { return f.kind == siteOutage || f.kind == targetOutage }) {
+		length = max(length, outageLength)
+	}
 	if most := w.opt.Reduce.Length; most > 0 {
 		length = min(length, most)
 	}
