@@ -19,6 +19,10 @@ export -f part
 # shellcheck disable=SC2016 # The child expands it.
 {
 	for i in {1..13}; do echo TestMutants "$i/13"; done
+	for i in {1..4}; do echo TestOutages "$i/4"; done
+	for i in 1 2; do echo TestOutageMutants "$i/2"; done
+	echo TestPowerCuts 1/1
+	echo TestPowerCutMutants 1/1
 	for i in {1..3}; do echo TestExplore "$i/3"; done
 	for i in {1..10}; do echo TestSeeds "$i/10"; done
 } | xargs -P "$(nproc)" -L 1 bash -c 'part "$1" "$2" || exit 1' part

@@ -12,70 +12,10 @@ import (
 )
 
 // An owner's share of a set may hold checks: digests of ranges as the source had them at their seq. They are compared
-// before anything of the share is written, while the target stands at the end of the set before: what the share's own
-// updates of lower seqs put into a range is laid over it. So folding and sorting of the writes need not know of checks, and
-// an application that is repeated finds the same outside of what it writes itself. Updates of higher seqs that overlap
-// the range are the exception, since a repeat may find them written: the piece says so (Later), and the secondary, which
-// knows whether it is a repeat, answers that it does not know.
+// before anything of the share is written, while the target stands at the end of the set before, under what core.FindChecks
+// lays over it.
 //
 // A check fails no set: what cannot be asked is not answered, and the primary asks again.
-
-// checkUnit is one check of a share and what overlays its range.
-type checkUnit struct {
-	part    int // of the Apply
-	later   bool
-	overlay []core.Piece // ascending, disjoint, inside the check's range
-}
-
-// findChecks returns the checks among parts, which are ascending by (volume, portion, seq).
-func findChecks(parts []core.Part) []checkUnit {
-	var units []checkUnit
-	for lo := 0; lo < len(parts); {
-		hi := lo + 1
-		for hi < len(parts) && parts[hi].Update.PortionID() == parts[lo].Update.PortionID() {
-			hi++
-		}
-		for i := lo; i < hi; i++ {
-			if u := parts[i].Update; u.Kind == wire.KindCheck && u.Length <= apply.MaxCheckRange {
-				units = append(units, overlaid(parts, lo, hi, i))
-			}
-		}
-		lo = hi
-	}
-	return units
-}
-
-// overlaid makes the unit of the check parts[at], whose portion's parts are parts[lo:hi].
-func overlaid(parts []core.Part, lo, hi, at int) checkUnit {
-	c, unit := parts[at].Update, checkUnit{part: at}
-	var below []core.Part
-	var index []int
-	for i := lo; i < hi; i++ {
-		u := parts[i].Update
-		if !isContent(u.Kind) || u.Offset >= c.End() || u.End() <= c.Offset {
-			continue
-		}
-		if u.Seq > c.Seq {
-			unit.later = true
-			continue
-		}
-		below, index = append(below, parts[i]), append(index, i)
-	}
-	for _, p := range core.Fold(below) {
-		first, end := max(p.Offset, c.Offset), min(p.Offset+uint64(p.Length), c.End())
-		if first >= end {
-			continue
-		}
-		p.From += uint32(first - p.Offset)
-		p.Part, p.Offset, p.Length = index[p.Part], first, uint32(end-first)
-		unit.overlay = append(unit.overlay, p)
-	}
-	return unit
-}
-
-func isContent(k wire.Kind) bool {
-	return k == wire.KindWrite || k == wire.KindZero || k == wire.KindTrim
-}
 
 // checkBatch is the checks of one request.
 type checkBatch struct {
@@ -84,14 +24,14 @@ type checkBatch struct {
 }
 
 // batchChecks packs units of one volume each into requests.
-func batchChecks(parts []core.Part, units []checkUnit) ([]checkBatch, error) {
+func batchChecks(parts []core.Part, units []core.CheckUnit) ([]checkBatch, error) {
 	var out []checkBatch
 	var b *checkBatch
 	var volume wire.VolumeID
 	checked := 0
 	for i := range units {
-		c := parts[units[i].part].Update
-		pieces := append([]core.Piece{{Volume: c.Volume, Offset: c.Offset, Length: c.Length, Part: units[i].part}}, units[i].overlay...)
+		c := parts[units[i].Part].Update
+		pieces := append([]core.Piece{{Volume: c.Volume, Offset: c.Offset, Length: c.Length, Part: units[i].Part}}, units[i].Overlay...)
 		bytes := 0
 		for k := range pieces {
 			bytes += dataBytes(parts, &pieces[k])
@@ -103,7 +43,7 @@ func batchChecks(parts []core.Part, units []checkUnit) ([]checkBatch, error) {
 			out = append(out, checkBatch{})
 			b, volume, checked = &out[len(out)-1], c.Volume, 0
 		}
-		b.later = append(b.later, units[i].later)
+		b.later = append(b.later, units[i].Later)
 		b.later = append(b.later, make([]bool, len(pieces)-1)...)
 		b.pieces = append(b.pieces, pieces...)
 		b.bytes += bytes
@@ -142,7 +82,7 @@ func compareRefs(a, b ref) int {
 
 // check has the secondaries compare what the share's checks say. Nothing of the share is written yet.
 func (w *applier) check(ctx context.Context, a *core.Apply, head apply.Request) {
-	units := findChecks(a.Parts)
+	units := core.FindChecks(a.Parts, apply.MaxCheckRange)
 	if len(units) == 0 {
 		return
 	}
@@ -152,7 +92,7 @@ func (w *applier) check(ctx context.Context, a *core.Apply, head apply.Request) 
 	}
 }
 
-func (w *applier) askChecks(ctx context.Context, a *core.Apply, units []checkUnit, head apply.Request) error {
+func (w *applier) askChecks(ctx context.Context, a *core.Apply, units []core.CheckUnit, head apply.Request) error {
 	batches, err := batchChecks(a.Parts, units)
 	if err != nil {
 		return err

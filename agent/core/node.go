@@ -18,7 +18,7 @@
 //	degrade.go    primary and captain: sync groups whose writes can not be held
 //	sets.go       primary: opening and closing sets
 //	cut.go        primary: standing still for a cut
-//	check.go      what secondaries found when they compared, on its way to the primary
+//	check.go      what secondaries found when they compared, on its way to the primary; overlay.go what a share lays over it
 //	extents.go    primary: which extents a crash would make us copy again
 //	component.go  component: its part as a whole
 //	receive.go    component: taking frames

@@ -21,46 +21,12 @@ import (
 // answer is that it is not known, and the primary asks again with a check in a later set. So no order of crashes, repeats
 // and late requests makes a false alarm.
 
-// portions are the portions of a volume in which writes of one set began.
-type portions struct {
-	set  wire.Set
-	size uint64   // of a portion, in bytes
-	bits []uint64 // by index
-}
-
-// add notes a range. Sets rise.
-func (p *portions) add(set wire.Set, size, off, end uint64) {
-	if p.set != set || p.size != size {
-		clear(p.bits)
-		p.set, p.size = set, size
-	}
-	for i := off / size; i <= (end-1)/size; i++ {
-		for uint64(len(p.bits)) <= i/64 {
-			p.bits = append(p.bits, 0)
-		}
-		p.bits[i/64] |= 1 << (i % 64)
-	}
-}
-
-// has reports whether a write of the set began in a portion that the range touches.
-func (p *portions) has(set wire.Set, size, off, end uint64) bool {
-	if p.set != set || p.size != size {
-		return false
-	}
-	for i := off / size; i <= (end-1)/size && i/64 < uint64(len(p.bits)); i++ {
-		if p.bits[i/64]>>(i%64)&1 == 1 {
-			return true
-		}
-	}
-	return false
-}
-
 // begin notes where a request is about to write.
 func (t *target) begin(req *apply.Request, r run) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range req.Pieces {
-		t.begunIn.add(req.Set, r.portion, req.Pieces[i].Offset, req.Pieces[i].End())
+		t.begunIn.Add(req.Set, r.portion, req.Pieces[i].Offset, req.Pieces[i].End())
 	}
 }
 
@@ -68,7 +34,7 @@ func (t *target) begin(req *apply.Request, r run) {
 func (t *target) untouched(opening uint64, req *apply.Request, r run, p *apply.Piece) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.opening == opening && req.Set >= t.fresh && !t.begunIn.has(req.Set, r.portion, p.Offset, p.End())
+	return t.opening == opening && req.Set >= t.fresh && !t.begunIn.Has(req.Set, r.portion, p.Offset, p.End())
 }
 
 // compare performs a request of checks and tells the primary what it found. The node has let it.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/export"
 	"flotilla/blockdev"
@@ -64,7 +65,7 @@ type target struct {
 	written    map[uint64]uint32 // requests of each attempt that were written since dev was opened
 	wroteFor   turnKey           // the (view, set) that written speaks of
 	fresh      wire.Set          // nothing of this set, nor of a later one, was written before the device was opened
-	begunIn    portions          // what writes of one set began in since then
+	begunIn    core.Begun        // what writes of one set began in since then
 	err        error             // why it is not open, or what failed last
 	errSince   time.Duration     // when it was nil before
 	exported   nbd.Export        // set while it is served
@@ -139,7 +140,7 @@ func (s *Secondary) open(t *target, a assignment, others []record) error {
 	t.opening++
 	// The replicated state, which never falls behind what this agent has acted upon, says which set may have been written
 	// in part; begun knows of what this agent has begun since a was looked up, and the record says it again.
-	t.fresh, t.begunIn = max(a.applied+1, t.begun, t.rec.Run)+1, portions{}
+	t.fresh, t.begunIn = max(a.applied+1, t.begun, t.rec.Run)+1, core.Begun{}
 	t.written, t.wroteFor = map[uint64]uint32{}, turnKey{}
 	return nil
 }

@@ -432,6 +432,9 @@ func (o *groupOracle) unsettledGroup() string {
 	if o.asked {
 		return fmt.Sprintf("a promote is under way: %s, committed %d, applied %d of %d, final %v %d, incarnations %s", g.Phase, g.Committed, g.Applied, g.Granted, g.FinalChosen, g.Final, incsOf(g))
 	}
+	if g.Checking() {
+		return fmt.Sprintf("a check is under way: %+v", *g.Check)
+	}
 	if g.Degraded != nil {
 		return fmt.Sprintf("it is degraded: %+v, incarnations %s", *g.Degraded, incsOf(g))
 	}

@@ -16,6 +16,7 @@ type device struct {
 	now     []uint64         // as it reads
 	durable []uint64         // what a power cut certainly leaves
 	pending map[int][]uint64 // values written since the flush, any of which a power cut may leave
+	flips   map[int]uint64   // blocks whose durable value has a flipped bit, and the numbers of the flips
 }
 
 func newDevice(blocks int) *device {
@@ -37,6 +38,7 @@ func (d *device) junk(from int, of uint64) {
 func (d *device) flush() {
 	for b := range d.pending {
 		d.durable[b] = d.now[b]
+		delete(d.flips, b)
 	}
 	clear(d.pending)
 }
@@ -46,6 +48,7 @@ func (d *device) through(first, count int) {
 	for b := first; b < first+count; b++ {
 		d.durable[b] = d.now[b]
 		delete(d.pending, b)
+		delete(d.flips, b)
 	}
 }
 
@@ -60,6 +63,9 @@ func (d *device) powerCut(r *rand.Rand) {
 		vs := d.pending[b]
 		if k := r.IntN(len(vs) + 1); k < len(vs) {
 			d.durable[b] = vs[k]
+			delete(d.flips, b)
+		} else if d.flips[b] != 0 {
+			d.flips[b] = flippedAnew // it was hidden
 		}
 	}
 	clear(d.pending)
@@ -353,6 +359,7 @@ type bitsFile struct {
 	durable []bool
 	kept    []bool
 	by      keptFor
+	copy    uint64 // of the volume, that they are of
 }
 
 // keptFor is the incarnation and the set for which the kept extents of a volume are.

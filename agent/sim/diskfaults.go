@@ -128,7 +128,7 @@ func (h *host) failSource(v *volume, first int, values []uint64, off, length int
 func (h *host) failTarget(vol wire.VolumeID, flush bool) {
 	h.w.stats.TargetErrors++
 	if flush {
-		h.openings[vol]++
 		h.targets[vol].powerCut(h.w.rng)
+		h.openTarget(vol)
 	}
 }

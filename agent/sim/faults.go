@@ -86,6 +86,22 @@ func (w *World) happen(k kind, r *rand.Rand) {
 	case loseMajority:
 		w.loseMajority(r)
 		return
+	case flipBits:
+		if !w.flipBits(r) {
+			return
+		}
+	case checkGroup:
+		if !w.startCheck(r) {
+			return
+		}
+	case recopyVolume:
+		if w.generation != 0 || !w.recopy(r) {
+			return
+		}
+	case siteOutage, targetOutage:
+		if !w.outage(k, r) {
+			return
+		}
 	case takeOutPrimary:
 		h := w.pick(k, r)
 		if !w.takeOut(w.groupOf(h, r), h) {
@@ -116,7 +132,11 @@ func (w *World) pick(k kind, r *rand.Rand) *host {
 			if len(h.sources) == 0 {
 				continue
 			}
-		case targetFails:
+		case siteOutage:
+			if h.removed || h.backup || len(h.sources) == 0 {
+				continue
+			}
+		case targetFails, targetOutage:
 			if len(h.targets) == 0 {
 				continue
 			}
@@ -209,6 +229,26 @@ func (w *World) restartAfter(h *host, d time.Duration) {
 			h.start()
 		}
 	})
+}
+
+// outage cuts a primary or a secondary off for long. Queues that do not move suspend their groups from then on, the bits
+// take what is written, and a resync follows, in whose middle there may be a promote.
+func (w *World) outage(k kind, r *rand.Rand) bool {
+	h := w.pick(k, r)
+	if h == nil || h.node == nil || h.backup {
+		return false
+	}
+	w.overload = true
+	d := span(r, 3*time.Second, 6*time.Second)
+	w.isolate(h, d)
+	if o, at := w.oracle.groups[w.drawGroup(r)], d+span(r, 0, 1500*time.Millisecond); r.IntN(2) == 0 {
+		w.after(at, "promote after an outage", func() {
+			if w.faults && w.failure == nil && o.now().Phase == cluster.Replicating {
+				w.promote(o)
+			}
+		})
+	}
+	return true
 }
 
 // isolateSurvivor cuts off, for less than the long loss limit, a component that may just have become the only one to

@@ -100,7 +100,7 @@ func (fs *foldedSets) takeFrame(limit wire.Seq, b *wire.Body, holder uint64) {
 	var first int
 	for i := range b.Updates {
 		u := &b.Updates[i]
-		if u.Seq > limit || u.Kind == wire.KindMark || u.Kind == wire.KindFolded {
+		if u.Seq > limit || u.Kind == wire.KindMark || u.Kind == wire.KindFolded || u.Kind == wire.KindCheck {
 			continue
 		}
 		if of != u.Volume {

@@ -44,6 +44,8 @@ type host struct {
 	targets  map[wire.VolumeID]*device
 	// How often the pages of a target were lost in a failed flush.
 	openings map[wire.VolumeID]int
+	marks    map[wire.VolumeID]*targetMarks
+	saves    int                       // writes of bits that are under way
 	cleaned  map[wire.GroupID]wire.Set // up to which bits were looked at to be cleared
 
 	// The process; zero while it is dead.
@@ -61,7 +63,7 @@ func newHost(w *World, id wire.AgentID, st *cluster.State, boot core.Boot) *host
 	h := &host{
 		w: w, id: id, backup: st.Agents[id].Backup,
 		sources: map[wire.VolumeID]*device{}, bits: map[wire.VolumeID]*bitsFile{}, targets: map[wire.VolumeID]*device{},
-		openings: map[wire.VolumeID]int{}, cleaned: map[wire.GroupID]wire.Set{},
+		openings: map[wire.VolumeID]int{}, marks: map[wire.VolumeID]*targetMarks{}, cleaned: map[wire.GroupID]wire.Set{},
 	}
 	h.log.boot = boot
 	h.journal.h = h
@@ -143,8 +145,8 @@ func (h *host) start() {
 	h.primary, h.groups = map[wire.VolumeID]*volume{}, nil
 	for _, vid := range cluster.SortedKeys(h.sources) {
 		bits := h.bits[vid].durable
-		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}}
-		v.ext = core.NewExtents(h.bits[vid].size, extentSize, func(i int) bool { return bits[i] })
+		v := &volume{id: vid, dev: h.sources[vid], locked: map[int]bool{}, copy: h.bits[vid].copy}
+		v.ext = core.NewExtents(h.bits[vid].size, extentSize, func(i int) bool { return bits[i] || w.opt.Mutants["restart-copies-all"] })
 		v.restoreKept(h.bits[vid])
 		h.primary[vid] = v
 		h.join(v)
@@ -156,13 +158,17 @@ func (h *host) start() {
 			s.tellNeed()
 		}
 	}
+	for vid := range h.targets {
+		h.mark(vid).begun = 0
+		h.openTarget(vid)
+	}
 	h.do(func(*core.Node) {})
 	run := h.run
 	var tick func()
 	tick = func() {
 		if h.node != nil && h.run == run {
 			h.do(func(n *core.Node) { n.Tick(h.time()) })
-			d := tickEvery
+			d := w.tick
 			if w.now < h.slowUntil {
 				d = h.slowUntil - w.now
 			}
@@ -177,6 +183,7 @@ func (h *host) kill(power bool) {
 	w := h.w
 	w.trace("host %d is killed (power cut: %v)", h.id, power)
 	w.oracle.died(h)
+	h.tearBits(power)
 	h.node = nil
 	h.journal.crash(w.rng, power)
 	if power {

@@ -23,7 +23,8 @@ type oracle struct {
 
 	frames map[uint64]*core.Outgoing // sent and not yet acknowledged, by number
 
-	heldBuf []seqSet
+	heldBuf     []seqSet
+	comparisons map[sentID]compared // of checks
 }
 
 // groupOracle is the oracle's part for one group.
@@ -160,6 +161,9 @@ func (o *oracle) write(vol wire.VolumeID, u *wire.Update) {
 
 // unnumbered takes a write that went to the bitmap only.
 func (o *oracle) unnumbered(vol wire.VolumeID, first int, values []uint64) {
+	if o.w.outside != nil {
+		o.w.outside(vol, first, len(values))
+	}
 	t := o.vols[vol]
 	for i, v := range values {
 		t.now[first+i] = v
@@ -210,6 +214,7 @@ func (o *oracle) follow(h *host) {
 	for _, g := range o.groups {
 		g.follow(st)
 	}
+	o.w.replaceTargets(st)
 	before := o.seen
 	o.seen = seen{st.Index, st.View}
 	if o.w.watch != nil || st.Index%encodeEvery == 0 {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -147,14 +148,16 @@ func (h *host) store(s core.Store) {
 
 var errApply = errors.New("a write to a target was not answered")
 
+// chunk is what goes to a target at a time.
+type chunk struct {
+	secondary wire.AgentID
+	volume    wire.VolumeID
+	pieces    []core.Piece
+}
+
 // apply writes an owner's share to the targets, a few pieces at a time, and flushes.
 func (h *host) apply(a core.Apply) {
 	w := h.w
-	type chunk struct {
-		secondary wire.AgentID
-		volume    wire.VolumeID
-		pieces    []core.Piece
-	}
 	st := h.node.State()
 	var chunks []*chunk
 	for _, p := range core.Fold(a.Parts) {
@@ -179,11 +182,29 @@ func (h *host) apply(a core.Apply) {
 			h.do(func(n *core.Node) { n.ApplyDone(h.time(), a.Token, err) })
 		}
 	}
+	nothing := func() { w.after(0, "nothing to apply", func() { finish(nil) }) }
 	if left == 0 {
-		w.after(0, "nothing to apply", func() { finish(nil) })
+		if !h.askChecks(a, nothing) {
+			nothing()
+		}
 		return
 	}
 	w.after(2*time.Second, "apply time-out", func() { finish(errApply) })
+	send := func() { h.sendApply(a, chunks, &left, finish) }
+	if !h.askChecks(a, func() {
+		if slices.ContainsFunc(a.Parts, func(p core.Part) bool { return h.journal.find(p.Ref.(uint64)) == nil }) {
+			finish(errApply) // it was given up, or forgotten, meanwhile
+			return
+		}
+		send()
+	}) {
+		send()
+	}
+}
+
+// sendApply has the secondaries write an owner's share.
+func (h *host) sendApply(a core.Apply, chunks []*chunk, left *int, finish func(error)) {
+	w, alive := h.w, h.alive()
 	for i, c := range chunks {
 		values := make([][]uint64, len(c.pieces))
 		for k, p := range c.pieces {
@@ -215,7 +236,7 @@ func (h *host) apply(a core.Apply) {
 							return
 						}
 						answered = true
-						if left--; left == 0 {
+						if *left--; *left == 0 {
 							finish(nil)
 						}
 					})
@@ -260,6 +281,7 @@ func (h *host) takeApply(from wire.AgentID, a core.Apply, vol wire.VolumeID, pie
 		if bad {
 			pieces, values = pieces[:len(pieces)/2], values[:len(pieces)/2]
 		}
+		h.announce(a, vol, pieces)
 		for k, p := range pieces {
 			for b, v := range values[k] {
 				dev.write(int(p.Offset/blockSize)+b, v)

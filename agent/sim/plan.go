@@ -48,12 +48,17 @@ const (
 	promoteGroup               // an operator promotes
 	growVolume                 // an operator enlarges a volume
 	loseMajority               // a majority of the voters is gone for good, and an operator begins a generation with the others
+	flipBits                   // bits of a target change behind everybody's back
+	checkGroup                 // an operator has targets compared with their sources
+	recopyVolume               // an operator has a volume copied to another, empty target
+	siteOutage                 // nothing goes between a primary and all others for long
+	targetOutage               // nor between a secondary and all others
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"lossy-links", "repeated-sends", "survivor-away", "apply-stalls", "lasting-cut", "clocks-drift", "kill", "slow-host", "stall-host", "drain", "relabel", "full-journal",
-	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "grow", "recover",
+	"cut-link", "isolate-host", "clock-jumps", "slow-disk", "journal-rots", "journal-fails", "source-fails", "target-fails", "join", "remove-lost", "take-out", "allow-inconsistent", "promote", "grow", "recover", "flip", "check", "recopy", "site-outage", "target-outage",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -66,14 +71,36 @@ var weights = [kinds]int{
 
 // plan draws the faults of a run that lasts for a time. Those of some kinds are drawn from streams of their own: the others
 // are what they are without them.
-func plan(seed uint64, length time.Duration) []fault {
+func plan(seed uint64, length time.Duration, rare bool) []fault {
 	fs := planOften(seed, length)
+	replaces := true
 	if r := rand.New(rand.NewPCG(seed, 0x7265636f766572)); r.Float64() < 0.1 {
+		replaces = false // a new generation may not know which target is another
 		fs = append(fs, fault{at: length/5 + time.Duration(r.Int64N(int64(length*3/5)+1)), kind: loseMajority, seed: r.Uint64()})
 	}
 	for range growths(seed) {
 		r := rand.New(rand.NewPCG(seed, 0x67726f77+uint64(len(fs))))
 		fs = append(fs, fault{at: length/20 + time.Duration(r.Int64N(int64(length*4/5)+1)), kind: growVolume, seed: r.Uint64()})
+	}
+	fs = append(fs, planChecks(seed, length, replaces, rare)...)
+	return append(fs, planOutage(seed, length, rare)...)
+}
+
+// planChecks draws checks, each in the neighbourhood of damage that it may find, and copies to other targets.
+func planChecks(seed uint64, length time.Duration, replaces, rare bool) (fs []fault) {
+	r := rand.New(rand.NewPCG(seed, 0x636865636b73))
+	at := func() time.Duration { return 1 + time.Duration(r.Int64N(int64(length))) }
+	add := func(at time.Duration, k kind) { fs = append(fs, fault{at: at, kind: k, seed: r.Uint64()}) }
+	if r.Float64() < 0.4 || rare {
+		for range 1 + r.IntN(3) {
+			for range r.IntN(3) {
+				add(at(), flipBits)
+			}
+			add(at(), checkGroup)
+		}
+	}
+	if (r.Float64() < 0.12 || rare) && replaces {
+		add(at(), recopyVolume)
 	}
 	return fs
 }
@@ -84,6 +111,18 @@ func growths(seed uint64) int {
 		return 1 + r.IntN(3)
 	}
 	return 0
+}
+
+// outageLength is how long writes and faults go on at least where there is an outage.
+const outageLength = 9 * time.Second
+
+// planOutage draws an outage that is longer than the others, early enough for a resync to follow.
+func planOutage(seed uint64, length time.Duration, rare bool) []fault {
+	r := rand.New(rand.NewPCG(seed, 0x6f7574616765))
+	if r.Float64() >= 0.1 && !rare {
+		return nil
+	}
+	return []fault{{at: length/8 + time.Duration(r.Int64N(int64(length/4)+1)), kind: siteOutage + kind(r.IntN(2)), seed: r.Uint64()}}
 }
 
 func planOften(seed uint64, length time.Duration) []fault {

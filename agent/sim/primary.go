@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"flotilla/agent/core"
-	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 )
 
@@ -20,6 +19,7 @@ type volume struct {
 	by     keptFor      // that what is kept is for
 	first  bool         // it was in its first copy when the incarnation began
 	grows  bool         // its grower is at work
+	copy   uint64       // that the bits are of
 	whole  bool         // nothing was left to copy once in this incarnation: what is copied since is what failed writes left
 }
 
@@ -36,7 +36,8 @@ type sourceGroup struct {
 	copying  bool
 	queue    queueSeen
 	spilling bool
-	waiting  int    // writes that are not answered
+	waiting  int // writes that are not answered
+	check    *checkJob
 	looked   uint64 // index of the state in which removed looked last
 }
 
@@ -101,6 +102,7 @@ func (s *sourceGroup) followNode() {
 	}
 	s.overload(v)
 	s.spill(v)
+	s.followCopies(h.node.State().Groups[s.id])
 	if v.Inc == 0 {
 		s.tellNeed()
 	}
@@ -108,6 +110,9 @@ func (s *sourceGroup) followNode() {
 	if v.Inc != s.inc || (v.Open != 0) != (s.openSeen != 0) {
 		if s.inc != 0 && s.openSeen != 0 {
 			for _, vol := range s.vols {
+				if w.opt.Mutants["suspend-forgets"] {
+					vol.ext.Cleared(vol.ext.Clean(notCopied, 0, vol.ext.Len()), notCopied)
+				}
 				vol.ext.Detach()
 			}
 		}
@@ -131,6 +136,7 @@ func (s *sourceGroup) followNode() {
 	for _, vol := range s.vols {
 		s.follow(vol)
 	}
+	s.followCheck(v)
 }
 
 // resynced tells the node how its copies stand.
@@ -284,6 +290,7 @@ func (s *sourceGroup) copyOne() {
 		view, _ := h.node.View(s.id)
 		h.w.oracle.numbered(h, view.Inc, view.Open, seq, ups)
 		v.ext.Copied(i, view.Open)
+		h.w.stats.Copied++
 		s.resynced()
 		return
 	}
@@ -330,7 +337,7 @@ func (s *sourceGroup) scheduleClean() {
 	inc := s.inc
 	cand := map[wire.VolumeID][]int{}
 	for _, v := range s.vols {
-		cand[v.id] = v.ext.Clean(applied, 2, 100)
+		cand[v.id] = v.ext.Clean(applied, h.w.hot, 100)
 	}
 	h.w.after(h.disk(0, 5*time.Millisecond), "clean: flush", func() {
 		if !alive() || s.inc != inc || h.broken() {
@@ -346,25 +353,5 @@ func (s *sourceGroup) scheduleClean() {
 			}
 		}
 		h.saveBits(func() { s.cleaning = false })
-	})
-}
-
-// saveBits makes the bits durable as they are when the write ends.
-func (h *host) saveBits(then func()) {
-	alive := h.alive()
-	h.w.after(h.disk(0, 3*time.Millisecond), "bits", func() {
-		if !alive() {
-			return
-		}
-		for _, id := range cluster.SortedKeys(h.primary) {
-			v, b := h.primary[id], h.bits[id]
-			b.size, b.by = v.ext.Size(), v.by
-			more := make([]bool, v.ext.Len()-len(b.durable))
-			b.durable, b.kept = append(b.durable, more...), append(b.kept, more...)
-			for i := range b.durable {
-				b.durable[i], b.kept[i] = v.ext.Bit(i), v.ext.Kept(i)
-			}
-		}
-		then()
 	})
 }

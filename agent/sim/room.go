@@ -80,7 +80,7 @@ func (s *sourceGroup) overload(v core.GroupView) {
 			q.suspended = false
 			s.h.node.Unsuspend(now, s.id)
 		}
-	case s.h.w.journalLimit == 0 || (v.Mode != cluster.Async && !v.Early):
+	case (s.h.w.journalLimit == 0 && !s.h.w.overload) || (v.Mode != cluster.Async && !v.Early):
 	case v.Inc == 0 || v.Queued < queueLimit || v.HeldUpTo != q.heldUpTo:
 		q.heldUpTo, q.movedAt = v.HeldUpTo, now
 	case now-q.movedAt >= stallAfter:

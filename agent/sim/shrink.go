@@ -92,7 +92,7 @@ func (s Shrunk) describe() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "after %d runs: %d components, %d primaries, %d volumes, %d clients, %d groups, %v of writes, %d events; %d faults:\n",
 		s.Runs, s.Stats.Components, s.Stats.Primaries, s.Stats.Volumes, s.Stats.Clients, s.Stats.Groups, s.Stats.Length, s.Stats.Events, len(s.Stats.Happened))
-	planned := plan(s.Options.Seed, s.Stats.Planned)
+	planned := plan(s.Options.Seed, s.Stats.Planned, s.Options.Rare)
 	for _, i := range s.Stats.Happened {
 		fmt.Fprintf(&b, "  %d: %s at %v\n", i, planned[i].kind, planned[i].at)
 	}

@@ -15,6 +15,10 @@ type Stats struct {
 	Folded                                     int // updates that were superseded before they were sent
 	Spilled, SpoolsLost                        int // payloads that primaries wrote to their spools, and that could not be read back
 	JournalsLost, SourceErrors, TargetErrors   int
+	Torn, Copied                               int // sectors of bits torn in power cuts; extents copied
+	ChecksEnded, ChecksStopped                 int // parts of primaries in checks; checks that took too long for the operator
+	Compared, Differed                         int // pieces found the same, and to differ
+	Mended, Unanswered, Flips, Recopies        int // pieces that were repaired, and that nobody answered for; bits flipped; copies to other targets
 	Abandoned, InPlace, RoomMade               int // chains given up for want of room; resyncs that the operator let be applied in place; larger journals
 	Grown                                      int // volumes that have grown
 	Degraded, Again, Early                     int // sync groups that degraded, and that were synchronous again; writes acknowledged meanwhile
@@ -65,6 +69,16 @@ func (s *Stats) add(o Stats) {
 	s.JournalsLost += o.JournalsLost
 	s.SourceErrors += o.SourceErrors
 	s.TargetErrors += o.TargetErrors
+	s.Torn += o.Torn
+	s.Copied += o.Copied
+	s.ChecksEnded += o.ChecksEnded
+	s.ChecksStopped += o.ChecksStopped
+	s.Compared += o.Compared
+	s.Differed += o.Differed
+	s.Mended += o.Mended
+	s.Unanswered += o.Unanswered
+	s.Flips += o.Flips
+	s.Recopies += o.Recopies
 	s.Abandoned += o.Abandoned
 	s.InPlace += o.InPlace
 	s.RoomMade += o.RoomMade
@@ -93,6 +107,7 @@ func (s Stats) String() string {
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes (%d folded updates, %d spilled, %d spools that failed), %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Folded, s.Spilled, s.SpoolsLost, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs (%d interrupted; %d extents kept, %d not copied again)", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.Interrupted, s.Kept, s.Resumed)
 	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals, %d volumes grown; %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Grown, s.Degraded, s.Again, s.Early, s.Faults)
+	fmt.Fprintf(&b, "; %d parts of checks, %d checks stopped: %d pieces the same, %d differ, %d mended, %d unanswered; %d bits flipped, %d targets replaced; %d extents copied, %d sectors of bits torn", s.ChecksEnded, s.ChecksStopped, s.Compared, s.Differed, s.Mended, s.Unanswered, s.Flips, s.Recopies, s.Copied, s.Torn)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }

@@ -10,7 +10,8 @@
 //	recover.go a majority gone for good, and the generation that begins without it
 //	links.go   what goes from host to host; clock.go what time they think it is
 //	host.go    one agent's process; perform.go does what its node wants done, primary.go is its write path
-//	disk.go    what survives a crash: control log, journal, devices, bits
+//	disk.go    what survives a crash: control log, journal, devices, bits, and tear.go of bits that are being written
+//	checks.go  checks of targets, compare.go how a secondary compares, damage.go flipped bits, other targets, and who is right
 //	client.go  writers with dependent writes across volumes and primaries
 //	oracle.go  what the sources had at every seq, numbered.go by incarnations; check.go holds against it what could be
 //	           recovered, which roll.go finds in what folded.go has made of the journals
@@ -24,6 +25,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"flotilla/agent/core"
@@ -41,6 +43,8 @@ type Options struct {
 	// Length is how long writers write and faults happen, in virtual time; 0 lets the seed choose.
 	Length time.Duration
 	Reduce Reduction
+	// Rare has every run see checks, damage, other targets and an outage, of which few have any otherwise.
+	Rare bool
 }
 
 // World is one run.
@@ -66,6 +70,9 @@ type World struct {
 	resyncTakes time.Duration
 	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
+	recopies    bool   // a volume's copy was begun anew
+	checks      bool   // a check was asked for
+	damages     uint64 // bits flipped on targets
 	generation  uint64 // of the cluster
 	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
 	journalLimit int64
@@ -78,12 +85,18 @@ type World struct {
 	writing    bool
 	doubleLoss bool // more than one component was down, or sets were given up: what needs a second copy is excused
 
+	copyTakes time.Duration                            // the longest that the copy of an extent takes
+	tick      time.Duration                            // how often a node is told the time
+	outside   func(v wire.VolumeID, first, blocks int) // is told of writes without a number; nil for nobody
+	ends      time.Duration                            // no run lasts longer
+	hot       int                                      // extents of a volume whose bits stay set
+	overload  bool                                     // queues that do not move suspend their groups
+
 	// Of scenarios.
-	steady    bool                    // every delay is the middle of its range, and chance decides nothing
-	copyTakes time.Duration           // the longest that the copy of an extent takes
-	watch     func(h *host, what any) // is told what happens, see saw; nil for nobody
-	sent      int                     // messages between hosts
-	lose      int                     // the number of the one that is lost, 0 for none
+	steady bool                    // every delay is the middle of its range, and chance decides nothing
+	watch  func(h *host, what any) // is told what happens, see saw; nil for nobody
+	sent   int                     // messages between hosts
+	lose   int                     // the number of the one that is lost, 0 for none
 
 	clients []*client
 	sentAs  map[wire.Incarnation][]wire.Kind // by seq, 0 for what was not sent
@@ -168,7 +181,7 @@ func Run(opt Options) (stats Stats, err error) {
 func newWorld(opt Options) *World {
 	return &World{
 		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[wire.Incarnation][]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
-		copyTakes: 6 * time.Millisecond,
+		copyTakes: 6 * time.Millisecond, tick: tickEvery, hot: 2, ends: maxVirtual,
 	}
 }
 
@@ -393,8 +406,11 @@ func (w *World) course() {
 	if w.interrupts != nil && w.opt.Length == 0 {
 		length += interruptsMore
 	}
-	planned := plan(w.opt.Seed, length)
+	planned := plan(w.opt.Seed, length, w.opt.Rare)
 	w.stats.Planned = length
+	if w.opt.Length == 0 && slices.ContainsFunc(planned, func(f fault) bool { return f.kind == siteOutage || f.kind == targetOutage }) {
+		length = max(length, outageLength)
+	}
 	if most := w.opt.Reduce.Length; most > 0 {
 		length = min(length, most)
 	}
@@ -408,6 +424,7 @@ func (w *World) course() {
 	w.peace()
 	peace := w.now
 	w.operate()
+	w.stopChecks()
 	if w.lastingCut() {
 		w.runUntil(w.now + w.between(3*time.Second, 6*time.Second))
 	}
@@ -440,7 +457,7 @@ func (w *World) step(t time.Duration) bool {
 	w.stats.Events++
 	w.stats.digest(&e)
 	e.run()
-	if w.now > maxVirtual {
+	if w.now > w.ends {
 		w.fail("the run does not end")
 	}
 	return true
