@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flotilla/agent/core"
+	"flotilla/blockdev"
 	"flotilla/wire"
 )
 
@@ -111,6 +112,13 @@ func (h *host) runTargets(ctx context.Context) {
 	}
 }
 
+// target returns the target of a volume, which a test may replace.
+func (w *world) target(id wire.VolumeID) *blockdev.Memory {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.targets[id]
+}
+
 func (h *host) applied(a core.Apply) {
 	var err error
 	h.loop.Do(func(n *core.Node, now time.Duration) { err = n.BeginApply(1, a.Group, a.View, a.Set) })
@@ -120,7 +128,7 @@ func (h *host) applied(a core.Apply) {
 		for _, pc := range core.Fold(a.Parts) {
 			part := a.Parts[pc.Part]
 			u := &part.Ref.(*wire.Body).Updates[part.Index]
-			dev := h.w.targets[pc.Volume]
+			dev := h.w.target(pc.Volume)
 			if u.Kind == wire.KindWrite {
 				_, err = dev.WriteAt(u.Data[pc.From:pc.From+pc.Length], int64(pc.Offset))
 			} else {
@@ -143,8 +151,9 @@ func (h *host) check(a core.Apply) {
 		if c.Kind != wire.KindCheck {
 			continue
 		}
-		have := make([]byte, h.w.targets[c.Volume].Size())
-		if _, err := h.w.targets[c.Volume].ReadAt(have, 0); err != nil {
+		dev := h.w.target(c.Volume)
+		have := make([]byte, dev.Size())
+		if _, err := dev.ReadAt(have, 0); err != nil {
 			h.w.t.Error(err)
 		}
 		for _, q := range a.Parts { // ascending by seq in each portion
