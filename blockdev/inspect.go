@@ -15,7 +15,7 @@ type Inspection struct {
 	BlockSizes BlockSizes
 	Block      bool        // it is a block device, or would be opened as one
 	Uses       []usage.Use // what keeps it from being claimed
-	Signatures []string    // what it holds, see usage.Signatures
+	Signatures []string    // what it holds, see usage.Signatures, or that this can not be read
 }
 
 // Signatures returns what a device holds, by name: file systems, partition tables and the like that package usage knows.
@@ -39,8 +39,10 @@ func Inspect(path string) (*Inspection, error) {
 		}
 	}
 	i := &Inspection{Size: d.Size(), BlockSizes: d.BlockSizes(), Block: isRaw || isLoop}
-	i.Signatures, err = Signatures(d)
-	if err = errors.Join(err, d.Close()); err != nil {
+	if i.Signatures, err = Signatures(d); err != nil {
+		i.Signatures = []string{fmt.Sprintf("what can not be read (%v)", err)} // a source may have such a part
+	}
+	if err = d.Close(); err != nil {
 		return nil, fmt.Errorf("inspect %s: %w", path, err)
 	}
 	uses, err := usage.Of(file)
