@@ -6,7 +6,7 @@
 #   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
 #   make test-install  installs, runs, upgrades and removes them in fresh minimal systems; as root
 
-#   make test-vm  volumes as /dev/nbdX in virtual machines: file systems, databases, agents that are killed, power cuts; as root.
+#   make test-vm  volumes as /dev/nbdX in virtual machines: file systems, databases, agents that are killed, power cuts, promotes; as root.
 #                VM_FLAGS='-run Scenarios/powercuts' for one boot, VM_ROUNDS=100 for so many power cuts,
 #                VM_PATIENCE=4 on a machine that is busy
 #   make test-vm-qemu  the same in qemu with Debian's own kernel and two processors; slow
@@ -73,11 +73,11 @@ test-install: packages
 	scripts/test-install.sh
 
 test-vm: test-deps
-	FLOTILLA_OWNER=$$PPID $(GO) test -tags vmtest -count=1 -parallel 2 -timeout $(VM_TIME) -v $(VM_FLAGS) ./internal/vmtest -rounds=$(VM_ROUNDS) -patience=$(VM_PATIENCE)
+	FLOTILLA_OWNER=$$PPID $(GO) test -tags vmtest -count=1 -timeout $(VM_TIME) -v $(VM_FLAGS) ./internal/vmtest -rounds=$(VM_ROUNDS) -patience=$(VM_PATIENCE)
 
 test-vm-qemu:
 	scripts/test-deps.sh vm-qemu
-	FLOTILLA_OWNER=$$PPID QEMU_KERNEL=$$(scripts/qemu-kernel.sh) $(GO) test -tags vmtest -count=1 -parallel 1 -timeout 3h -v $(VM_FLAGS) ./internal/vmtest -kernel=qemu -rounds=$(VM_ROUNDS) -patience=$(VM_PATIENCE)
+	FLOTILLA_OWNER=$$PPID QEMU_KERNEL=$$(scripts/qemu-kernel.sh) $(GO) test -tags vmtest -count=1 -timeout 3h -v $(VM_FLAGS) ./internal/vmtest -kernel=qemu -at-once=1 -rounds=$(VM_ROUNDS) -patience=$(VM_PATIENCE)
 
 demo: build
 	bin/flotilla demo

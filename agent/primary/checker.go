@@ -108,7 +108,13 @@ func (g *group) checkPiece(ctx context.Context, j *checkJob, it *checkItem, t *t
 	if it.mend {
 		return placed{}, 0, v.mend(it.off, it.length)
 	}
-	return g.ask(v, it.inc, it.off, it.length, it.seed != nil, buf)
+	var at placed
+	var seq wire.Seq
+	err := g.whileFull(v.ctx, it.inc, func() (err error) {
+		at, seq, err = g.ask(v, it.inc, it.off, it.length, it.seed != nil, buf)
+		return err
+	})
+	return at, seq, err
 }
 
 // landed reports whether what was copied to repair the piece is on the target. A check in the set of the copy would compare
@@ -175,7 +181,7 @@ func (g *group) ask(v *volume, inc wire.Incarnation, off, length int64, seed boo
 			return s.at, s.at.seq, nil
 		case errors.Is(s.err, core.ErrDetached) || g.incGone(inc):
 			return placed{}, 0, errIncGone
-		case !errors.Is(s.err, core.ErrPaused) && !errors.Is(s.err, core.ErrSetFull):
+		case !errors.Is(s.err, core.ErrPaused):
 			return placed{}, 0, s.err
 		}
 		select {

@@ -43,6 +43,7 @@ type world struct {
 	run       uint64
 	linkDown  bool          // frames are dropped
 	noRoom    chan struct{} // while it is there and open, the link takes no frames
+	noRaft    chan struct{} // until it is closed, nothing is made durable in Raft; nil: it is
 	noStore   bool          // the journal does not answer
 	noApply   bool          // the targets do not answer
 	unstored  []core.Store
@@ -220,6 +221,12 @@ func (w *world) saw(event string) bool {
 }
 
 func (w *world) saveRaft(rd core.Ready) error {
+	w.mu.Lock()
+	stands := w.noRaft
+	w.mu.Unlock()
+	if stands != nil {
+		<-stands
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if rd.HardState != nil {

@@ -90,7 +90,11 @@ func (g *group) copyExtents(ctx context.Context, c *copying) error {
 		return err
 	}
 	if hole > 0 {
-		done, err := g.copyHole(ctx, c, hole)
+		var done bool
+		err := g.whileFull(ctx, c.inc, func() (err error) {
+			done, err = g.copyHole(ctx, c, hole)
+			return err
+		})
 		if done || err != nil {
 			return err
 		}
@@ -102,7 +106,7 @@ func (g *group) copyExtents(ctx context.Context, c *copying) error {
 		if err := g.awaitTurn(ctx, n); err != nil {
 			return err
 		}
-		if err := g.copyPiece(ctx, c, pos, n, pos+n == c.off+c.length); err != nil {
+		if err := g.whileFull(ctx, c.inc, func() error { return g.copyPiece(ctx, c, pos, n, pos+n == c.off+c.length) }); err != nil {
 			return err
 		}
 	}
@@ -199,10 +203,29 @@ func (g *group) copyPiece(ctx context.Context, c *copying, off, length int64, la
 	return nil
 }
 
-// numberCopy gives a copy its place in the stream. The range is held.
+// whileFull tries again for as long as the open set is full and can not be closed. Unlike a write a copy waits then: it is what
+// can be done without. A try must not leave a range held: without a captain that may last, and nobody's requests wait for it.
+func (g *group) whileFull(ctx context.Context, inc wire.Incarnation, try func() error) error {
+	for {
+		changed := g.changed.wait() // older than the try that is refused
+		err := try()
+		if !errors.Is(err, core.ErrSetFull) {
+			return err
+		}
+		if g.incGone(inc) {
+			return errIncGone
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errStopped
+		}
+	}
+}
+
+// numberCopy gives a copy its place in the stream. The range is held, so it waits for no more than a cut.
 func (g *group) numberCopy(ctx context.Context, s *submission, c *copying) error {
 	for {
-		// Unlike a write, a copy that finds the open set full waits: it is what can be done without.
 		changed := g.changed.wait()
 		s.retain()
 		g.p.loop.Do(s.run)
@@ -222,10 +245,8 @@ func (g *group) numberCopy(ctx context.Context, s *submission, c *copying) error
 			return nil
 		case errors.Is(s.err, core.ErrDetached):
 			return errIncGone
-		case errors.Is(s.err, core.ErrSetFull):
-			if g.incGone(c.inc) {
-				return errIncGone
-			}
+		case !errors.Is(s.err, core.ErrPaused):
+			return s.err
 		}
 		select {
 		case <-changed:

@@ -9,6 +9,7 @@ import (
 	"flotilla/agent/core"
 	"flotilla/agent/core/cluster"
 	"flotilla/agent/primary"
+	"flotilla/nbd"
 )
 
 // tight are limits that a few writes reach.
@@ -147,6 +148,47 @@ func TestFullSetSuspends(t *testing.T) {
 		if !w.saw("overload.suspend") {
 			t.Error("32 sets were granted and 400 were written, and the group was not suspended")
 		}
+		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, SetBytes: 64 << 20, PeriodMS: 50}})
+		w.settled()
+		w.shut()
+	})
+}
+
+// TestFullSetOfACopyHoldsNobodyUp: a copy that waits for the next set leaves the range free for its clients.
+func TestFullSetOfACopyHoldsNobodyUp(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const size = 256 << 20
+		w := newWorld(t, cluster.Async, primary.Limits{Extent: 1 << 20})
+		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, SetBytes: 1 << 20, PeriodMS: 3600_000}})
+		w.addFilled("a", size)
+		w.attached()
+		stands := make(chan struct{})
+		w.setFault(func() { w.noRaft = stands }) // no more sets are granted
+		left := func() int64 { return w.group().Volumes[0].ToCopy }
+		for before := int64(-1); before != left(); time.Sleep(10 * time.Second) {
+			before = left()
+		}
+		if left() == 0 {
+			t.Fatal("the copy is whole: the test shows nothing")
+		}
+		for at := int64(0); at < size; at += 1 << 20 {
+			began := time.Now()
+			data := make([]byte, 512)
+			op := writeOf(at, data)
+			if at%(2<<20) == 0 {
+				op = func(done func(*nbd.Request, error)) *nbd.Request {
+					return nbd.NewRequest(nbd.OpRead, at, 0, nbd.NewBuffer(512), done)
+				}
+			}
+			if err := w.request(op, 1); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d > time.Second {
+				t.Fatalf("a request at %d waited for %v", at, d)
+			}
+		}
+		w.setFault(func() { w.noRaft = nil })
+		close(stands)
 		w.propose(cluster.Command{SetGroup: &cluster.SetGroup{Group: groupID, SetBytes: 64 << 20, PeriodMS: 50}})
 		w.settled()
 		w.shut()

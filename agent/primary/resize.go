@@ -171,7 +171,7 @@ func (v *volume) numberZeroes(from, to int64) (z zeroed, err error) {
 		if err := g.awaitTurn(v.ctx, holePortions*bufferMin); err != nil {
 			return z, err
 		}
-		if err := g.numberZero(v.ctx, &z.copying, pos, min(step, to-pos)); err != nil {
+		if err := g.whileFull(v.ctx, z.inc, func() error { return g.numberZero(v.ctx, &z.copying, pos, min(step, to-pos)) }); err != nil {
 			return z, err
 		}
 	}

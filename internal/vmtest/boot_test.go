@@ -26,7 +26,7 @@ type boot struct {
 
 // bootTime bounds one life of a machine, and each round asked for makes it longer.
 const (
-	bootTime  = 280 * time.Second
+	bootTime  = 400 * time.Second
 	roundTime = 60 * time.Second
 )
 
@@ -171,7 +171,11 @@ func (l *life) report() string {
 	var shown strings.Builder
 	fmt.Fprintf(&shown, "after %v (machine: %v): %s\n", l.took.Round(time.Second), l.err, l.verdict)
 	for _, f := range append([]string{filepath.Join(l.dir, "output"), filepath.Join(l.dir, "dmesg"), filepath.Join(l.dir, "console")}, files...) {
-		fmt.Fprintf(&shown, "--- %s\n%s\n", filepath.Base(f), tail(f, 6000))
+		length := 6000
+		if strings.HasPrefix(filepath.Base(f), "stuck-") { // what an agent did when nothing went on
+			length = 200_000
+		}
+		fmt.Fprintf(&shown, "--- %s\n%s\n", filepath.Base(f), tail(f, length))
 	}
 	return shown.String()
 }

@@ -32,8 +32,9 @@ type cluster struct {
 	source, target string
 }
 
-// patient are the settings of agents that share one slow processor: nobody is to be taken for lost because of that.
-const patient = "limits: {loss_after: 20s}\n"
+// patient are the settings of agents that share one slow processor: nobody is to be taken for lost because of that. A new
+// captain waits for so long before it takes the second agent in.
+const patient = "limits: {loss_after: 6s}\n"
 
 // newCluster has no hosts yet.
 func newCluster(ctx context.Context, m *machine) *cluster {

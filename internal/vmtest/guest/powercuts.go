@@ -17,7 +17,7 @@ import (
 // The power cuts: rounds by default, the source's size, and how many extents of 1 MiB the activity log keeps hot at most
 // (ARCHITECTURE, Limits). What was written in the last seconds may be marked besides: it was not applied yet.
 const (
-	cutRounds  = 5
+	cutRounds  = 4
 	cutSize    = 1280 << 20
 	cutHottest = 1024 + 1024/8
 	cutTouched = cutHottest + 90

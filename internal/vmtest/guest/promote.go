@@ -43,7 +43,7 @@ func promote(ctx context.Context, m *machine) error {
 
 func (c *cluster) promote() error {
 	// Losses are to be seen, on one slow processor.
-	const settings = "limits: {loss_after: 8s, last_loss_after: 20s}\n"
+	const settings = "limits: {loss_after: 8s, last_loss_after: 20s}\n" + profiled
 	hosts := map[string]*fleet.Host{}
 	for _, h := range []struct{ name, roles string }{{"p", "primary"}, {"b", "backup"}, {"s", "backup, secondary"}} {
 		var err error
@@ -131,6 +131,7 @@ func (c *cluster) begin(s *side) error {
 	if s.rows, err = c.startRows(filepath.Join(s.at, "rows.sqlite")); err != nil {
 		return err
 	}
+	go s.rows.explain(c.ctx, 30*time.Second, "stuck-"+s.group, c.primary, c.secondary)
 	return s.rows.more(c.ctx, 10)
 }
 
@@ -212,6 +213,9 @@ func (c *cluster) promoteSide(s *side) error {
 	}
 	if err := c.sh("mount", d.Device, at); err != nil { // its journal is replayed
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(at, "rows.sqlite-journal")); err == nil {
+		say("group %s: a transaction is under way there, and is taken back", s.group)
 	}
 	got, err := c.rowsAt(filepath.Join(at, "rows.sqlite"))
 	if err != nil {

@@ -56,20 +56,26 @@ func plannedRestarts(ctx context.Context, c *cluster) error {
 		return fmt.Errorf("%w; the manager has kept %d sockets", err, m.kept)
 	}
 	slices.Sort(stalls)
-	say("planned restarts: a 4k write stalled for %v at most, %v in the median of %d; sockets kept %d times",
-		stalls[len(stalls)-1].Round(time.Millisecond), stalls[len(stalls)/2].Round(time.Millisecond), len(stalls), m.kept)
+	say("planned restarts: a 4k write stalled for %v at least, %v at most, %v in the median of %d; sockets kept %d times",
+		stalls[0].Round(time.Millisecond), stalls[len(stalls)-1].Round(time.Millisecond), stalls[len(stalls)/2].Round(time.Millisecond), len(stalls), m.kept)
 	if m.kept < planned {
 		return fmt.Errorf("only %d of %d restarts have kept the device's socket", m.kept, planned)
 	}
-	// Far below the time-out with which a lost request is sent again, and the bound for one slow processor.
-	if worst := stalls[len(stalls)-1]; worst > c.patience*stallLimit {
+	switch best, worst := stalls[0], stalls[len(stalls)-1]; {
+	case best > c.patience*stallAlone:
+		return fmt.Errorf("every planned restart stalled a write for %v or longer, want one of at most %v", best, stallAlone)
+	case worst > c.patience*stallLimit: // a request was lost, and is sent again after the time-out
 		return fmt.Errorf("a planned restart stalled a write for %v, want at most %v", worst, stallLimit)
 	}
 	return errors.Join(c.settled(group), same(c.source, c.target, size), c.detach(), m.stop(), noErrors())
 }
 
-// stallLimit bounds what a planned restart may cost on a machine that does much else.
-const stallLimit = 10 * time.Second
+// stallAlone is what a planned restart may cost, and stallLimit what it may on a machine that does much else meanwhile, as this
+// one may.
+const (
+	stallAlone = time.Second
+	stallLimit = 10 * time.Second
+)
 
 // writer writes single blocks past the kernel's cache, one after the other.
 type writer struct {
@@ -143,6 +149,7 @@ type manager struct {
 	path   string
 	agent  *exec.Cmd
 	ready  chan struct{} // of the running agent
+	heard  chan struct{} // capacity 1: all that was said before `flush` is taken
 	done   sync.WaitGroup
 
 	mu    sync.Mutex
@@ -151,7 +158,7 @@ type manager struct {
 }
 
 func newManager(c *cluster) (*manager, error) {
-	m := &manager{c: c, path: c.dir + "/notify", store: map[string]*os.File{}, ready: make(chan struct{}, 1)}
+	m := &manager{c: c, path: c.dir + "/notify", store: map[string]*os.File{}, ready: make(chan struct{}, 1), heard: make(chan struct{}, 1)}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -185,6 +192,9 @@ func (m *manager) listen(fd int) {
 			case m.ready <- struct{}{}:
 			default:
 			}
+		}
+		if said["FLUSH"] == "1" {
+			m.heard <- struct{}{}
 		}
 		m.mu.Lock()
 		if f := m.store[said["FDNAME"]]; f != nil && (said["FDSTOREREMOVE"] == "1" || said["FDSTORE"] == "1") {
@@ -257,7 +267,25 @@ func (m *manager) stop() error {
 	if err := a.Wait(); err != nil {
 		return fmt.Errorf("stop the agent: %w; the end of its log:\n%s", err, m.c.primary.Tail())
 	}
+	return m.flush()
+}
+
+// flush returns when what the ended agent has said last is taken: systemd looks at that, too, before it sees the end of a process.
+func (m *manager) flush() error {
+	if err := m.say("FLUSH=1"); err != nil {
+		return err
+	}
+	<-m.heard
 	return nil
+}
+
+// say sends the manager a message, as agents do.
+func (m *manager) say(text string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Sendto(fd, []byte(text), 0, &unix.SockaddrUnix{Name: m.path}), unix.Close(fd))
 }
 
 // close ends what is left after an error, too.
@@ -266,10 +294,7 @@ func (m *manager) close() {
 		_ = m.agent.Process.Kill()
 		_ = m.agent.Wait()
 	}
-	if fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
-		_ = unix.Sendto(fd, nil, 0, &unix.SockaddrUnix{Name: m.path})
-		_ = unix.Close(fd)
-	}
+	_ = m.say("")
 	m.done.Wait()
 	_ = m.socket.Close()
 	for _, f := range m.store {
