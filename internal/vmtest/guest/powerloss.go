@@ -86,7 +86,7 @@ func (c *cluster) beforeLoss() error {
 	if err := c.insist("volume", "create", volume, "--primary", "p", "--source", c.source, "--secondary", "s", "--target", c.target); err != nil {
 		return err
 	}
-	if err := c.attach("--device", "0", "--timeout", "3s"); err != nil {
+	if err := c.attach("--device", "0", "--timeout", "30s"); err != nil {
 		return err
 	}
 	at := filepath.Join(c.dir, "mnt")

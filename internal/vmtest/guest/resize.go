@@ -88,7 +88,7 @@ func (c *cluster) enlarge(to int64, killed bool) error {
 			return err
 		}
 	}
-	return fleet.Until(c.ctx, c.patience*time.Minute, "the device has grown", func(context.Context) (bool, error) {
+	return fleet.Until(c.ctx, c.patience*2*time.Minute, "the device has grown", func(context.Context) (bool, error) {
 		got, err := deviceSize()
 		return got == to, err
 	})
