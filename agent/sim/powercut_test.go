@@ -32,7 +32,7 @@ const (
 	cutHot      = 8 // the extents of a volume that may stay hot, and an eighth more
 	cutCleaned  = 100 * time.Millisecond
 	cutExtents  = 512 // of each of two volumes
-	cutsMutant  = 30
+	cutsMutant  = 150
 	cutsOfATest = 100
 )
 
