@@ -111,7 +111,7 @@ func (g *Group) validate() error {
 		return fmt.Errorf("a bandwidth of %d bytes a second is below %d", g.Bandwidth, MinBandwidth)
 	}
 	if g.Spool > 0 && g.Spool < MinSpool {
-		return fmt.Errorf("a spool of %d bytes is below %d", g.Spool, MinSpool)
+		return fmt.Errorf("a spool of %d bytes is below %d: give it at least that, or none", g.Spool, MinSpool)
 	}
 	if g.PortionSize < 1<<20 || g.PortionSize > 1<<31 || g.PortionSize&(g.PortionSize-1) != 0 {
 		return fmt.Errorf("a portion size of %d bytes is not a power of two from 1 MiB to 2 GiB", g.PortionSize)
