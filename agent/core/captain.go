@@ -27,6 +27,7 @@ type captain struct {
 	// abandonAt is before when no chain is given up.
 	abandonAt time.Duration
 	balance   balance
+	tickAt    time.Duration // of the newest tick
 }
 
 // heard is the newest status of an agent.
@@ -76,7 +77,7 @@ type setDone struct {
 }
 
 func newCaptain(n *Node, term uint64) *captain {
-	return &captain{n: n, term: term, since: n.now, heard: map[wire.AgentID]*heard{}, joined: map[uint64]time.Duration{}, groups: map[wire.GroupID]*groupWatch{}, balance: newBalance()}
+	return &captain{n: n, term: term, since: n.now, heard: map[wire.AgentID]*heard{}, joined: map[uint64]time.Duration{}, groups: map[wire.GroupID]*groupWatch{}, balance: newBalance(), tickAt: n.now}
 }
 
 func (c *captain) watch(id wire.GroupID) *groupWatch {
@@ -312,6 +313,7 @@ func (w *groupWatch) once(n *Node, name string) bool {
 
 func (c *captain) tick() {
 	st := c.n.state
+	c.slept()
 	c.members()
 	c.voters()
 	now := &cluster.Grant{Shares: st.Shares()}
@@ -335,6 +337,33 @@ func (c *captain) tick() {
 			c.giveUp(g, w)
 			c.final(g, w)
 		}
+	}
+}
+
+// slept takes the time in which this agent did not run, as when its machine was suspended, out of the silence of others and
+// out of what has not moved: nobody was heard in it, for nobody listened. Of the time between two ticks a quarter of the
+// limit counts, so a starved captain still finds the dead.
+func (c *captain) slept() {
+	now := c.n.now
+	leap := now - c.tickAt - c.n.cfg.LossAfter/4
+	c.tickAt = now
+	if leap <= 0 {
+		return
+	}
+	later := func(at *time.Duration) { *at = min(*at+leap, now) }
+	for _, h := range c.heard {
+		later(&h.at)
+	}
+	for life, at := range c.joined {
+		later(&at)
+		c.joined[life] = at
+	}
+	for pair, at := range c.apart {
+		later(&at)
+		c.apart[pair] = at
+	}
+	for _, w := range c.groups {
+		later(&w.progress.at)
 	}
 }
 

@@ -110,3 +110,84 @@ func TestStranded(t *testing.T) {
 		}
 	}
 }
+
+// TestSleepIsNoSilence: a captain whose machine was suspended has heard nobody meanwhile, and declares nobody lost for it, nor
+// gives up what has not moved. Who stays silent while it runs is lost, also when it runs seldom.
+func TestSleepIsNoSilence(t *testing.T) {
+	n, _ := alone(t)
+	st, cfg := n.state, n.cfg
+	st.Agents[2] = &cluster.Agent{ID: 2, Name: "two", Backup: true, Life: 98}
+	st.Agents[3] = &cluster.Agent{ID: 3, Name: "three", Backup: true, Life: 99}
+	st.Members, st.Settled = []wire.AgentID{1, 2, 3}, st.View
+	w := n.captain.watch(1)
+	lost := func(after time.Duration) bool {
+		n.now += after
+		n.captain.tick()
+		return slices.ContainsFunc(n.Take().Events, func(e Event) bool { return e.Name == "component.lost" })
+	}
+	hear := func() {
+		for _, m := range st.Members {
+			n.captain.heard[m] = &heard{at: n.now, st: &Status{}}
+		}
+	}
+	st.Groups[1] = &cluster.Group{ID: 1}
+	hear()
+	lost(10 * time.Millisecond)
+	began := n.now
+	if lost(cfg.LastLossAfter + cfg.GiveUpAfter) {
+		t.Error("somebody was declared lost for the sleep of the captain")
+	}
+	if w.progress.at <= began || w.progress.at > n.now {
+		t.Errorf("what did not move in the sleep counts from %v on; slept from %v to %v", w.progress.at, began, n.now)
+	}
+	hear()
+	seldom := 0
+	for ; !lost(cfg.LossAfter); seldom++ {
+		if seldom == 8 {
+			t.Fatal("a starved captain does not find the dead")
+		}
+	}
+	if seldom < 2 {
+		t.Errorf("lost after %d ticks of a starved captain", seldom)
+	}
+}
+
+// TestFinalWaitsForCommit: the point of a promote is not chosen beside a commit. By the end of set 1 a volume of primary 2 has
+// its first copy, so set 3, in which primary 2 resyncs, is no point; were it chosen, the promote could never end.
+func TestFinalWaitsForCommit(t *testing.T) {
+	n, _ := alone(t)
+	st := n.state
+	g := &cluster.Group{
+		ID: 1, Phase: cluster.Promoting, Mode: cluster.Async, Granted: 3, Verdicts: map[wire.Set]bool{1: true, 2: false, 3: true},
+		Volumes: map[wire.VolumeID]*cluster.Volume{1: {ID: 1, Primary: 1, CopiedAt: 1}, 2: {ID: 2, Primary: 2}},
+		Grants:  []cluster.Grant{{First: 1, Last: 3, Incs: []wire.Incarnation{7, 8, 9}}},
+		Incs: []*cluster.Incarnation{
+			{ID: 7, Primary: 1, First: 1, Ended: true, Sealed: true, Seal: 30, Last: 3, Marked: true, Whole: 1},
+			{ID: 8, Primary: 2, First: 1, Ended: true, Sealed: true, Seal: 10, Last: 1, Marked: true},
+			{ID: 9, Primary: 2, First: 2, Ended: true, Sealed: true, Seal: 10, Last: 3},
+		},
+	}
+	st.Groups[1] = g
+	w := n.captain.watch(1)
+	for set := wire.Set(1); set <= 3; set++ {
+		w.done[incSet{1, set, 7}] = &setDone{view: st.View, complete: true, last: wire.Seq(10 * set)}
+		w.done[incSet{1, set, 9}] = &setDone{view: st.View, complete: true, broken: true}
+	}
+	w.done[incSet{1, 1, 8}] = &setDone{view: st.View, complete: true, last: 10, copied: []wire.VolumeID{2}}
+	chosen := func() any {
+		n.captain.final(g, w)
+		for _, e := range n.Take().Events {
+			if e.Name == "promote.point" {
+				return e.Attrs[1]
+			}
+		}
+		return nil
+	}
+	if set := chosen(); set != nil {
+		t.Fatalf("set %v was chosen while set 1 is being committed", set)
+	}
+	g.Committed, g.Volumes[2].CopiedAt, g.Incs[1].Whole = 1, 1, 1
+	if set := chosen(); set != wire.Set(1) {
+		t.Fatalf("set %v was chosen, want 1", set)
+	}
+}

@@ -138,16 +138,16 @@ func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
 }
 
 // commit proposes the next run of complete sets that ends at a recovery point: one set as a rule, a chain when there are
-// void or broken ones before it.
-func (c *captain) commit(g *cluster.Group, w *groupWatch) {
+// void or broken ones before it. It reports whether there is one; it may be under way.
+func (c *captain) commit(g *cluster.Group, w *groupWatch) (found bool) {
 	st := c.n.state
 	var r run
 	for n := g.Committed + 1; n <= g.Granted; n++ {
 		if g.FinalChosen && n > g.Final {
-			return
+			return false
 		}
 		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
-			return
+			return false
 		}
 		r.take(g, w, n)
 		cut, decided := g.Verdict(n)
@@ -155,13 +155,13 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 			cut, decided = true, true // the end of all seals
 		}
 		if !decided {
-			return
+			return false
 		}
 		if !cut || !c.isPoint(g, &r, n) {
 			continue
 		}
 		if !w.once(c.n, "commit"+label(n)) {
-			return
+			return true
 		}
 		cmd := &cluster.Commit{Group: g.ID, UpTo: n, View: st.View, Label: w.label(n), Copied: r.copiedAt(g, n)}
 		cmd.Copies = g.Copies(cmd.Copied)
@@ -172,8 +172,9 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 			r.takenIn(g, n, cmd)
 		}
 		c.n.Propose(cluster.Command{Commit: cmd})
-		return
+		return true
 	}
+	return false
 }
 
 // takenIn adds to a commit what is whole by it as a part of the point, and was not by itself: ended incarnations whose

@@ -227,8 +227,8 @@ func (c *captain) sealedManifest(inc *cluster.Incarnation, u union) (Manifest, b
 
 // final chooses the point of a promote, the newest that can be reached, once every incarnation is sealed.
 func (c *captain) final(g *cluster.Group, w *groupWatch) {
-	if g.FinalChosen {
-		return
+	if g.FinalChosen || c.commit(g, w) {
+		return // a commit may have a volume belong to the points, and others be none then
 	}
 	lost := cluster.PromoteResult{Known: true}
 	var r run

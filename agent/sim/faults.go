@@ -214,7 +214,6 @@ func (w *World) strike(h *host, k kind, r *rand.Rand) bool {
 	case clockJumps:
 		d := span(r, 10*time.Millisecond, 5*time.Second)
 		h.clock.adjust(w.now, h.clock.drift, d)
-		w.unsureUntil = w.now + time.Second
 		w.trace("the clock of host %d jumps ahead by %v", h.id, d)
 	default:
 		return w.strikeDisk(h, k, r)
@@ -356,7 +355,7 @@ func (w *World) standStill(h *host, d time.Duration) {
 // mayLose reports whether a component may go now: as a rule one at a time, when everything has its second copy; now and
 // then more, and then what needs the second copy is excused.
 func (w *World) mayLose(h *host, r *rand.Rand) bool {
-	if w.othersWell(h) && w.now >= w.unsureUntil && w.oracle.allMirrored(h) {
+	if w.othersWell(h) && w.oracle.allMirrored(h) {
 		return true
 	}
 	if r.Float64() >= 0.06 {

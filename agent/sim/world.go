@@ -68,7 +68,6 @@ type World struct {
 	applyStalls *rand.Rand // chance of applyStalls, nil for never
 	interrupts  *rand.Rand // ends resyncs early, nil for never; an extent of one takes resyncTakes at most then
 	resyncTakes time.Duration
-	unsureUntil time.Duration // a clock has jumped: until then somebody may be declared lost for it
 	joins       int
 	recopies    bool   // a volume's copy was begun anew
 	checks      bool   // a check was asked for
