@@ -73,6 +73,7 @@ type run struct {
 	whole  map[wire.Incarnation]wire.Set
 	copied map[wire.Incarnation][]wire.VolumeID // as its marks in the run say
 	broken map[wire.Incarnation]bool            // in the last set taken
+	passed []wire.VolumeID                      // that belong to points in the run
 }
 
 // take adds the marks of set n.
@@ -111,12 +112,16 @@ func (r *run) copiedAt(g *cluster.Group, n wire.Set) []wire.VolumeID {
 	return vs
 }
 
+// pass notes that the end of set n is a recovery point that the run goes on from. Whether or not it is committed by then, a volume
+// that belongs to it has to be whole in a later one.
+func (r *run) pass(g *cluster.Group, n wire.Set) { r.passed = append(r.passed, r.copiedAt(g, n)...) }
+
 // isPoint reports whether the end of set n, a boundary that is a cut, is a recovery point.
 func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
 	if c.n.mutant("broken-counts") {
 		return true
 	}
-	copied := r.copiedAt(g, n)
+	copied := append(r.copiedAt(g, n), r.passed...)
 	for id, broken := range r.broken {
 		if inc := g.Inc(id); broken && inc != nil && g.AnyCopied(inc.Primary, copied) {
 			return false
@@ -138,16 +143,16 @@ func (c *captain) isPoint(g *cluster.Group, r *run, n wire.Set) bool {
 }
 
 // commit proposes the next run of complete sets that ends at a recovery point: one set as a rule, a chain when there are
-// void or broken ones before it. It reports whether there is one; it may be under way.
-func (c *captain) commit(g *cluster.Group, w *groupWatch) (found bool) {
+// void or broken ones before it.
+func (c *captain) commit(g *cluster.Group, w *groupWatch) {
 	st := c.n.state
 	var r run
 	for n := g.Committed + 1; n <= g.Granted; n++ {
 		if g.FinalChosen && n > g.Final {
-			return false
+			return
 		}
 		if !c.all(g, w, n, func(d *setDone) bool { return d.complete }) {
-			return false
+			return
 		}
 		r.take(g, w, n)
 		cut, decided := g.Verdict(n)
@@ -155,13 +160,13 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) (found bool) {
 			cut, decided = true, true // the end of all seals
 		}
 		if !decided {
-			return false
+			return
 		}
 		if !cut || !c.isPoint(g, &r, n) {
 			continue
 		}
 		if !w.once(c.n, "commit"+label(n)) {
-			return true
+			return
 		}
 		cmd := &cluster.Commit{Group: g.ID, UpTo: n, View: st.View, Label: w.label(n), Copied: r.copiedAt(g, n)}
 		cmd.Copies = g.Copies(cmd.Copied)
@@ -172,9 +177,8 @@ func (c *captain) commit(g *cluster.Group, w *groupWatch) (found bool) {
 			r.takenIn(g, n, cmd)
 		}
 		c.n.Propose(cluster.Command{Commit: cmd})
-		return true
+		return
 	}
-	return false
 }
 
 // takenIn adds to a commit what is whole by it as a part of the point, and was not by itself: ended incarnations whose

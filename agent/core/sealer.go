@@ -227,8 +227,8 @@ func (c *captain) sealedManifest(inc *cluster.Incarnation, u union) (Manifest, b
 
 // final chooses the point of a promote, the newest that can be reached, once every incarnation is sealed.
 func (c *captain) final(g *cluster.Group, w *groupWatch) {
-	if g.FinalChosen || c.commit(g, w) {
-		return // a commit may have a volume belong to the points, and others be none then
+	if g.FinalChosen {
+		return
 	}
 	lost := cluster.PromoteResult{Known: true}
 	var r run
@@ -252,6 +252,7 @@ func (c *captain) final(g *cluster.Group, w *groupWatch) {
 		cut, decided := g.Verdict(n)
 		if ((decided && cut) || (g.PrefixAt(n) && (n == end || (g.Degraded != nil && n == g.Degraded.UpTo)))) && c.isPoint(g, &r, n) {
 			point = n
+			r.pass(g, n)
 		}
 	}
 	primaries := g.Primaries()
