@@ -49,7 +49,6 @@ var mutants = []struct {
 	{"kept-over-write", 60, "what a resync has copied stays kept when it is written"},
 	{"kept-unheld", 170, "what a resync has copied is kept before it is held"},
 	{"kept-without-flush", 160, "what a resync has copied is kept before the source is flushed"},
-	{"grow-not-flushed", 300, "a volume has grown before the zeroes behind its old end are durable"},
 	{"check-unlocked", 40, "a check reads a range in which a write is under way"},
 	{"check-later-answered", 120, "a check is compared with a target that may have later writes of its set"},
 }
