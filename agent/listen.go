@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,8 +17,13 @@ import (
 var ErrAddressInUse = errors.New("address is in use")
 
 // listenTCP opens a port. key is the configuration's name for it.
+//
+// It is for TCP alone. Go would listen for Multipath TCP, too, which no agent speaks; and a kernel without that looks for a
+// module first, in processes of its own: a restart waited for them longer than for all else.
 func listenTCP(key, address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
+	var c net.ListenConfig
+	c.SetMultipathTCP(false)
+	l, err := c.Listen(context.Background(), "tcp", address)
 	if err == nil {
 		return l, nil
 	}

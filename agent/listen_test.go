@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestListenNamesWhatIsInTheWay(t *testing.T) {
@@ -22,6 +24,22 @@ func TestListenNamesWhatIsInTheWay(t *testing.T) {
 	}
 	if _, err := listenTCP("listen", "203.0.113.1:7431"); err == nil || !strings.Contains(err.Error(), "ip address") {
 		t.Errorf("foreign address: %v", err)
+	}
+}
+
+func TestListenIsForTCPAlone(t *testing.T) {
+	l, err := listenTCP("listen", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	protocol := 0
+	if failed := c.Control(func(fd uintptr) { protocol, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL) }); failed != nil || err != nil || protocol != unix.IPPROTO_TCP {
+		t.Errorf("protocol %d, %v, %v", protocol, failed, err)
 	}
 }
 

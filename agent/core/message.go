@@ -157,7 +157,8 @@ type (
 	// FrameAck names frames, by the numbers their sender gave them, that are durable: at the mirror for a mirrored frame,
 	// on two components (or as many as the view has) for a primary's.
 	FrameAck struct{ Nos []uint64 }
-	// FrameNack refuses a frame. The sender sends it again under the view it then knows, unless Reason is final.
+	// FrameNack refuses a frame. The sender sends it again after a while, under the view it then knows: in vain where Reason is
+	// final.
 	FrameNack struct {
 		No     uint64
 		Reason NackReason

@@ -255,7 +255,7 @@ func (s *sourceGroup) scheduleAsk() {
 		alive := h.alive()
 		h.w.after(h.w.between(0, 3*time.Millisecond), "check piece", func() {
 			j.asking = false
-			if alive() && s.check == j && s.openSeen != 0 && s.inc == j.inc && p.v.whole {
+			if alive() && s.may(j, p) {
 				s.take(p)
 				h.do(func(*core.Node) {})
 			}
@@ -264,7 +264,12 @@ func (s *sourceGroup) scheduleAsk() {
 	}
 }
 
-// take asks for a piece, or marks it to be copied.
+// may reports whether a piece may be asked for now.
+func (s *sourceGroup) may(j *checkJob, p *checkPiece) bool {
+	return s.check == j && s.openSeen != 0 && s.inc == j.inc && p.v.whole
+}
+
+// take reads a piece to ask for it, or marks it to be copied.
 func (s *sourceGroup) take(p *checkPiece) {
 	h := s.h
 	now := h.time()
@@ -288,7 +293,42 @@ func (s *sourceGroup) take(p *checkPiece) {
 		p.after = now + time.Second
 		return
 	}
+	j, alive := s.check, h.alive()
 	digest := wire.Digest(encodeBlocks(p.v.dev.now[p.first : p.first+p.count]))
+	unlock := func() {}
+	if !h.w.opt.Mutants["check-unlocked"] {
+		unlock = p.lock()
+	}
+	j.asking = true
+	h.w.after(h.disk(0, 2*time.Millisecond), "check read", func() {
+		j.asking = false
+		if !alive() {
+			return
+		}
+		if s.may(j, p) {
+			s.ask(p, digest)
+		}
+		unlock()
+		h.do(func(*core.Node) {})
+	})
+}
+
+// lock keeps writes away from a piece.
+func (p *checkPiece) lock() (unlock func()) {
+	for b := p.first; b < p.first+p.count; b++ {
+		p.v.locked[b] = true
+	}
+	return func() {
+		for b := p.first; b < p.first+p.count; b++ {
+			delete(p.v.locked, b)
+		}
+	}
+}
+
+// ask numbers the digest of a piece.
+func (s *sourceGroup) ask(p *checkPiece, digest [wire.DigestLength]byte) {
+	h, now := s.h, s.h.time()
+	off, length := p.span()
 	_, seq, err := s.submit([]wire.Update{{
 		Volume: p.v.id, Portion: uint32(off / portionSize), Kind: wire.KindCheck, Offset: uint64(off), Length: uint32(length), Data: digest[:],
 	}})
@@ -311,18 +351,13 @@ func (s *sourceGroup) mend(p *checkPiece) {
 	if h.w.opt.Mutants["mend-without-copy"] {
 		return
 	}
-	for b := p.first; b < p.first+p.count; b++ {
-		p.v.locked[b] = true
-	}
-	alive := h.alive()
+	unlock, alive := p.lock(), h.alive()
 	mark := func() {
 		if !alive() {
 			return
 		}
 		p.v.ext.Dirtied(off, length)
-		for b := p.first; b < p.first+p.count; b++ {
-			delete(p.v.locked, b)
-		}
+		unlock()
 		if s.openSeen != 0 {
 			s.resynced()
 		}

@@ -138,7 +138,7 @@ func (c *client) noise(h *host) {
 	}
 	pace := c.pace
 	again := func() { w.after(w.between(0, pace), "noise", func() { c.noise(h) }) }
-	if h.node == nil {
+	if h.node == nil || w.now < w.quiet[c.group] {
 		w.after(30*time.Millisecond, "noise waits", func() { c.noise(h) })
 		return
 	}

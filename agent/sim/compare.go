@@ -66,18 +66,33 @@ func (h *host) askChecks(a core.Apply, then func()) bool {
 			continue
 		}
 		hop := h.node.ApplyHop(to.Secondary)
-		w.deliverOver(h.id, hop, to.Secondary, "checks", func(o *host) {
-			o.takeChecks(h.id, a, vol, asks[vol], func(err error) {
-				w.deliverOver(o.id, hop, h.id, "checks answer", func(*host) {
-					if left--; left == 0 || err != nil {
-						end()
-					}
+		ask := func() {
+			w.deliverOver(h.id, hop, to.Secondary, "checks", func(o *host) {
+				o.takeChecks(h.id, a, vol, asks[vol], func(err error) {
+					w.deliverOver(o.id, hop, h.id, "checks answer", func(*host) {
+						if left--; left == 0 || err != nil {
+							end()
+						}
+					})
 				})
 			})
-		})
+		}
+		if r := w.lateChecks; w.faults && r.IntN(8) == 0 {
+			w.stats.LateChecks++
+			w.after(span(r, checkWithin, checkWithin+lateBy), "late checks", func() {
+				if alive() {
+					ask()
+				}
+			})
+			continue
+		}
+		ask()
 	}
 	return true
 }
+
+// lateBy is how much later than its owner waits for it a request of checks may come: while the share is written, or after it.
+const lateBy = 60 * time.Millisecond
 
 // takeChecks is the secondary's side: asks the node, compares, tells the primary.
 func (h *host) takeChecks(from wire.AgentID, a core.Apply, vol wire.VolumeID, checks []comparison, answer func(error)) {

@@ -146,13 +146,21 @@ func (s *sourceGroup) takes() time.Duration {
 	return w.resyncTakes
 }
 
+// quietFor is how long writers may be quiet after a group was suspended: what was written meanwhile is copied, and stays as
+// it was copied.
+const quietFor = 2 * time.Second
+
 // suspend suspends the group for a while.
 func (s *sourceGroup) suspend() {
 	h, w := s.h, s.h.w
 	w.trace("host %d suspends group %d", h.id, s.id)
 	h.do(func(n *core.Node) { n.Suspend(h.time(), s.id) })
 	alive := h.alive()
+	quiet := w.interrupts.IntN(2) == 0
 	w.after(span(w.interrupts, 10*time.Millisecond, time.Second), "unsuspend", func() {
+		if quiet {
+			w.quiet[s.id] = w.now + quietFor
+		}
 		if alive() {
 			h.do(func(n *core.Node) { n.Unsuspend(h.time(), s.id) })
 		}
@@ -172,6 +180,24 @@ func (s *sourceGroup) interrupt() {
 	w.after(span(r, 0, 5*time.Millisecond), "interrupt", func() {
 		if alive() {
 			s.end()
+		}
+	})
+}
+
+// loseNext loses for a while what a primary sends after the end of a set, perhaps: that set is held soon, and what is copied
+// meanwhile is not.
+func (s *sourceGroup) loseNext() {
+	h, w := s.h, s.h.w
+	r := w.interrupts
+	if r == nil || !w.faults || r.IntN(3) != 0 {
+		return
+	}
+	d := span(r, 50*time.Millisecond, 300*time.Millisecond)
+	w.after(4*time.Millisecond, "what is sent is lost", func() {
+		for _, o := range w.hosts {
+			if w.cuts[link{h.id, o.id}] < w.now+d {
+				w.cut(h, o, w.now+d)
+			}
 		}
 	})
 }

@@ -47,11 +47,15 @@ var mutants = []struct {
 	{"suspend-forgets", 60, "bits of what was under way are forgotten when a group is suspended"},
 	{"bits-after-write", 400, "the source is written before its bit is durable"},
 	{"kept-over-write", 60, "what a resync has copied stays kept when it is written"},
+	{"kept-unheld", 170, "what a resync has copied is kept before it is held"},
+	{"kept-without-flush", 160, "what a resync has copied is kept before the source is flushed"},
+	{"check-unlocked", 40, "a check reads a range in which a write is under way"},
+	{"check-later-answered", 120, "a check is compared with a target that may have later writes of its set"},
 }
 
 // rareMutants break what few runs do: they are looked for in runs that all do it.
 var rareMutants = map[string]bool{
-	"check-no-overlay": true, "mend-without-copy": true, "suspend-forgets": true,
+	"check-no-overlay": true, "mend-without-copy": true, "suspend-forgets": true, "check-unlocked": true, "check-later-answered": true,
 }
 
 // TestMutants proves that the simulator sees: each break is caught, and the seeds it took are printed. It runs with `make

@@ -131,6 +131,9 @@ func (s *sourceGroup) followNode() {
 		}
 	}
 	if v.Open != s.openSeen {
+		if s.openSeen != 0 && !v.Whole {
+			s.loseNext()
+		}
 		s.openSeen = v.Open
 	}
 	for _, vol := range s.vols {

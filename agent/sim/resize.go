@@ -84,6 +84,7 @@ func (g *grower) zero() {
 		if !h.w.opt.Mutants["grow-not-flushed"] {
 			g.v.dev.flush()
 		}
+		g.cut(0.1)
 		g.number()
 	})
 }
@@ -111,6 +112,7 @@ func (g *grower) number() {
 	h.w.oracle.numbered(h, inc, view.Open, seq, ups)
 	set := view.Open
 	h.do(func(*core.Node) {})
+	g.cut(0.1)
 	g.await(inc, set)
 }
 
@@ -129,7 +131,10 @@ func (g *grower) await(inc wire.Incarnation, set wire.Set) {
 
 // save makes the bits durable, with their new size.
 func (g *grower) save() {
-	g.s.h.saveBits(g.tell)
+	g.s.h.saveBits(func() {
+		g.cut(0.5)
+		g.tell()
+	})
 }
 
 // tell tells the state, until it has the size or wants another.
@@ -151,4 +156,24 @@ func (g *grower) tell() {
 		n.Propose(cluster.Command{GrowVolume: &cluster.GrowVolume{Volume: g.v.id, Size: g.to}})
 	})
 	g.after(20*time.Millisecond, g.tell)
+}
+
+// cut takes the primary's power soon after a step, with probability p, where power is lost at all.
+func (g *grower) cut(p float64) {
+	h, w := g.s.h, g.s.h.w
+	r := w.growCuts
+	if !w.power || !w.faults || r.Float64() >= p || (h.backup && !w.mayLose(h, r)) {
+		return
+	}
+	alive := h.alive()
+	w.after(span(r, 0, 5*time.Millisecond), "grow: power cut", func() {
+		if alive() {
+			w.stats.Kills++
+			w.stats.PowerCuts++
+			w.stats.GrowCuts++
+			w.oracle.checkPoints()
+			h.kill(true)
+			w.restartAfter(h, span(r, 20*time.Millisecond, time.Second))
+		}
+	})
 }

@@ -18,6 +18,7 @@ var (
 	shrinkMax = flag.Int("shrink", 0, "with -seed: look for a smaller run that fails in the same way, in at most this many runs")
 	lenFlag   = flag.Duration("length", 0, "how long writes and faults last, instead of what the seed says")
 	breakFlag = flag.String("break", "", "with -seed: a break of the core, see TestMutants")
+	rareFlag  = flag.Bool("rare", false, "with -seed: as TestMutants runs what few runs do, see rareMutants")
 	baseFlag  = flag.Uint64("seed-base", 1, "the first seed")
 	partFlag  = flag.String("part", "1/1", "which part of the seeds, mutants and courses is run, such as 3/10: `make sim` divides the work so")
 )
@@ -44,7 +45,7 @@ func runOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt := Options{Seed: *seedFlag, Messages: *msgsFlag, Reduce: red, Length: *lenFlag}
+	opt := Options{Seed: *seedFlag, Messages: *msgsFlag, Reduce: red, Length: *lenFlag, Rare: *rareFlag}
 	if *breakFlag != "" {
 		opt.Mutants = map[string]bool{*breakFlag: true}
 	}

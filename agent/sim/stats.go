@@ -19,6 +19,7 @@ type Stats struct {
 	ChecksEnded, ChecksStopped                 int // parts of primaries in checks; checks that took too long for the operator
 	Compared, Differed                         int // pieces found the same, and to differ
 	Mended, Unanswered, Flips, Recopies        int // pieces that were repaired, and that nobody answered for; bits flipped; copies to other targets
+	LateChecks, GrowCuts                       int // requests of checks that came while their share was written or later; power cuts of growing volumes
 	Abandoned, InPlace, RoomMade               int // chains given up for want of room; resyncs that the operator let be applied in place; larger journals
 	Grown                                      int // volumes that have grown
 	Degraded, Again, Early                     int // sync groups that degraded, and that were synchronous again; writes acknowledged meanwhile
@@ -79,6 +80,8 @@ func (s *Stats) add(o Stats) {
 	s.Unanswered += o.Unanswered
 	s.Flips += o.Flips
 	s.Recopies += o.Recopies
+	s.LateChecks += o.LateChecks
+	s.GrowCuts += o.GrowCuts
 	s.Abandoned += o.Abandoned
 	s.InPlace += o.InPlace
 	s.RoomMade += o.RoomMade
@@ -106,8 +109,8 @@ func (s Stats) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d events, %v virtual, %d writes (%d folded updates, %d spilled, %d spools that failed), %d sets applied, %d checks of %d points", s.Events, s.Virtual.Round(time.Millisecond), s.Writes, s.Folded, s.Spilled, s.SpoolsLost, s.Sets, s.Checks, s.Points)
 	fmt.Fprintf(&b, "; %d kills (%d power cuts), %d losses, %d left, %d seals, %d given up, %d void, %d promotes, %d resyncs (%d interrupted; %d extents kept, %d not copied again)", s.Kills, s.PowerCuts, s.Losses, s.Left, s.Seals, s.GiveUps, s.Voids, s.Promotes, s.Resyncs, s.Interrupted, s.Kept, s.Resumed)
-	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals, %d volumes grown; %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Grown, s.Degraded, s.Again, s.Early, s.Faults)
-	fmt.Fprintf(&b, "; %d parts of checks, %d checks stopped: %d pieces the same, %d differ, %d mended, %d unanswered; %d bits flipped, %d targets replaced; %d extents copied, %d sectors of bits torn", s.ChecksEnded, s.ChecksStopped, s.Compared, s.Differed, s.Mended, s.Unanswered, s.Flips, s.Recopies, s.Copied, s.Torn)
+	fmt.Fprintf(&b, "; settled within %v; %d of several groups, %d excused, %d journals lost, %d source errors, %d target errors, %d small journals, %d chains without room, %d resyncs in place, %d larger journals, %d volumes grown (%d power cuts meanwhile); %d degraded, %d synchronous again, %d early acknowledgements; faults: %v", s.MaxSettle.Round(time.Millisecond), s.GroupRuns, s.Excused, s.JournalsLost, s.SourceErrors, s.TargetErrors, s.SmallJournals, s.Abandoned, s.InPlace, s.RoomMade, s.Grown, s.GrowCuts, s.Degraded, s.Again, s.Early, s.Faults)
+	fmt.Fprintf(&b, "; %d parts of checks, %d checks stopped: %d pieces the same, %d differ, %d mended, %d unanswered, %d requests late; %d bits flipped, %d targets replaced; %d extents copied, %d sectors of bits torn", s.ChecksEnded, s.ChecksStopped, s.Compared, s.Differed, s.Mended, s.Unanswered, s.LateChecks, s.Flips, s.Recopies, s.Copied, s.Torn)
 	fmt.Fprintf(&b, "; digest %016x", s.Digest)
 	return b.String()
 }

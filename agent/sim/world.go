@@ -68,11 +68,14 @@ type World struct {
 	applyStalls *rand.Rand // chance of applyStalls, nil for never
 	interrupts  *rand.Rand // ends resyncs early, nil for never; an extent of one takes resyncTakes at most then
 	resyncTakes time.Duration
+	growCuts    *rand.Rand                     // cuts the power of a primary whose volume grows
+	quiet       map[wire.GroupID]time.Duration // until when clients without a chain do not write
 	joins       int
-	recopies    bool   // a volume's copy was begun anew
-	checks      bool   // a check was asked for
-	damages     uint64 // bits flipped on targets
-	generation  uint64 // of the cluster
+	recopies    bool       // a volume's copy was begun anew
+	checks      bool       // a check was asked for
+	lateChecks  *rand.Rand // has requests of checks come late
+	damages     uint64     // bits flipped on targets
+	generation  uint64     // of the cluster
 	// journalLimit is how much each journal takes, in bytes as sets count them; 0 for no limit.
 	journalLimit int64
 
@@ -179,7 +182,8 @@ func Run(opt Options) (stats Stats, err error) {
 // newWorld returns a world without hosts.
 func newWorld(opt Options) *World {
 	return &World{
-		opt: opt, cuts: map[link]time.Duration{}, sentAs: map[wire.Incarnation][]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		opt: opt, cuts: map[link]time.Duration{}, quiet: map[wire.GroupID]time.Duration{}, sentAs: map[wire.Incarnation][]wire.Kind{}, rng: rand.New(rand.NewPCG(opt.Seed, 0x666c6f74696c6c61)),
+		lateChecks: rand.New(rand.NewPCG(opt.Seed, 0x6c61746573)), growCuts: rand.New(rand.NewPCG(opt.Seed, 0x67726f776375)),
 		copyTakes: 6 * time.Millisecond, tick: tickEvery, hot: 2, ends: maxVirtual,
 	}
 }

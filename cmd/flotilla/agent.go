@@ -23,7 +23,7 @@ func agentCommand() *cobra.Command {
 			"when it is ready and that it gets on, where systemd asks for that (flotilla.service does).\n" +
 			"The host must belong to a cluster: `flotilla cluster init` or `flotilla cluster join` comes first.",
 		Example: "  flotilla agent --config /etc/flotilla/agent.yaml",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := agent.LoadConfig(config)
 			if err != nil {

@@ -31,7 +31,7 @@ func checkCommand() *cobra.Command {
 			"Without --wait the command returns at once, and `flotilla status` or --show tells how far it is.\n\n" +
 			"With --wait and --show the exit code is 5 when something differs that is not repaired, or could not be compared.",
 		Example: "  flotilla check db --wait\n  flotilla check db/data --repair --rate 50MiB\n  flotilla check db --show --json\n  flotilla check db --stop",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, volume, _ := strings.Cut(args[0], "/")
 			q.Volume = volume

@@ -18,7 +18,7 @@ func clusterInitCommand() *cobra.Command {
 		Long: "Found a cluster whose first agent is this host. Its state directory then has the cluster's CA key\n" +
 			"(identity/ca.key): whoever has that can let agents in, and without it nobody can. Keep a copy in a safe place.",
 		Example: "  flotilla cluster init --config /etc/flotilla/agent.yaml",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := agent.LoadConfig(config)
 			if err != nil {

@@ -18,7 +18,7 @@ func clusterJoinCommand() *cobra.Command {
 		Long: "Make this host an agent of the cluster that a token names. The agent's own port must be reachable for the others\n" +
 			"at its advertised address. Start it with `flotilla agent` afterwards.",
 		Example: "  flotilla cluster join flotilla-join-v1.AbC… --config /etc/flotilla/agent.yaml",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := agent.LoadConfig(config)
 			if err != nil {

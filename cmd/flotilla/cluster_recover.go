@@ -27,7 +27,7 @@ func clusterRecoverCommand() *cobra.Command {
 			"is newer it says which. A single survivor needs one call. Then start the agents; promote if the primaries are gone.",
 		Example: "  flotilla cluster recover --survivors host-c --plan\n  flotilla cluster recover --survivors host-c\n" +
 			"  flotilla cluster recover --survivors host-c,host-d --position flotilla-position-v1.AbC…",
-		Args: usage(cobra.NoArgs),
+		Args: arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(o.Survivors) == 0 && !o.Undo {
 				return &usageError{errors.New("--survivors: name all agents that are left, with commas between them")}

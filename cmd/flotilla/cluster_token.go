@@ -21,7 +21,7 @@ func clusterTokenCommand() *cobra.Command {
 		Long: "Print a token that lets one agent join, once. It is a secret until it is used or expires.\n" +
 			"The agent that has the CA key makes it and must be reachable for the joiner.",
 		Example: "  flotilla cluster token --ttl 15m",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				var token api.Token

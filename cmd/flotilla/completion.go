@@ -15,7 +15,7 @@ func completionCommand() *cobra.Command {
 			"  flotilla completion zsh >/usr/local/share/zsh/site-functions/_flotilla\n" +
 			"  flotilla completion fish >/etc/fish/completions/flotilla.fish",
 		ValidArgs: []string{"bash", "zsh", "fish"},
-		Args:      usage(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
+		Args:      arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root, out := cmd.Root(), cmd.OutOrStdout()
 			switch args[0] {

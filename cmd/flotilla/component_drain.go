@@ -21,7 +21,7 @@ func componentDrainCommand() *cobra.Command {
 		Long: "Have a backup component leave: no new set is assigned to it, and it goes once those that it shares are applied.\n" +
 			"Then its agent may be stopped and removed. The command shows the progress and waits; it goes on without it.",
 		Example: "  flotilla component drain host-b\n  flotilla component drain host-b --undo",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				return client.Call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(args[0])+"/drain", q, nil)

@@ -18,7 +18,7 @@ func componentRemoveCommand() *cobra.Command {
 		Long: "Take an agent out of the cluster: its certificate counts no more. It must have no volumes, and be no component of\n" +
 			"the view: drain it first, or, when it is dead, wait until it is declared lost.",
 		Example: "  flotilla component remove host-c",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				if err := client.Call(ctx, http.MethodDelete, "/v1/agents/"+url.PathEscape(args[0]), nil, nil); err != nil {

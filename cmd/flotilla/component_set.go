@@ -23,7 +23,7 @@ func componentSetCommand() *cobra.Command {
 			"weight in relation to the others', whose weights are 100 unless the captain has measured that they are slower.\n" +
 			"Both count from the next set on. To have a component take nothing any more, drain it.",
 		Example: "  flotilla component set host-b --domain bremen\n  flotilla component set host-b --weight 50\n  flotilla component set host-b --weight auto",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var q api.AgentChange
 			if cmd.Flags().Changed("domain") {

@@ -22,7 +22,7 @@ func demoCommand() *cobra.Command {
 			"two volumes over NBD; a component is killed, then both primaries; the secondary is promoted; and what it serves is\n" +
 			"compared with what was written, update by update. It ends with 0 only if nothing differs. Nothing is left behind.",
 		Example: "  flotilla demo\n  flotilla demo --components 5 --source /path/to/disk.img",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.Program, err = os.Executable(); err != nil {

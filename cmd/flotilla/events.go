@@ -29,7 +29,7 @@ func eventsCommand() *cobra.Command {
 		Long: "Show the newest events of this host's agent: those that it saw or decided itself since it started, 1024 at most.\n" +
 			"With --json one document is printed a line.",
 		Example: "  flotilla events --follow --json",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e := &eventPrinter{w: cmd.OutOrStdout(), asJSON: asJSON}
 			if !follow {

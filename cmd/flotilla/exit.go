@@ -6,8 +6,6 @@ import (
 
 	"flotilla/agent"
 	"flotilla/agent/api"
-
-	"github.com/spf13/cobra"
 )
 
 // The exit codes.
@@ -57,14 +55,4 @@ func exitCode(err error) int {
 		return exitUnknown
 	}
 	return exitError
-}
-
-// usage makes the errors of an arguments' check usage errors.
-func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return &usageError{err}
-		}
-		return nil
-	}
 }

@@ -17,7 +17,7 @@ func groupCreateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create GROUP", Short: "Make a group",
 		Example: "  flotilla group create db --mode async --period 1s\n  flotilla group create db --mode sync --on-degraded async --degrade-after 5s",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				q := flags.request()

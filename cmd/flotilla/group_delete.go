@@ -15,7 +15,7 @@ func groupDeleteCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "delete GROUP", Short: "Delete a group that has no volumes",
 		Example: "  flotilla group delete db",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				if err := client.Call(ctx, http.MethodDelete, api.GroupPath(args[0]), nil, nil); err != nil {

@@ -33,7 +33,7 @@ func groupSetCommand() *cobra.Command {
 			"has waited for --degrade-after, it acknowledges writes as async does. Then a promote may lack what was acknowledged since, and\n" +
 			"wants --force. It is synchronous again once writes have been held in half that time for all of it, and everything is held.",
 		Example: "  flotilla group set db --period 5s\n  flotilla group set db --resync-rate 50MiB --bandwidth 10MiB\n  flotilla group set db --spool 4GiB\n  flotilla group set db --check-every 168h --check-repair\n  flotilla group set db --on-degraded async --degrade-after 10s\n  flotilla group set db --allow-inconsistent\n  flotilla group set db --remove-primary host-b",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := flags.request()
 			var err error

@@ -21,7 +21,7 @@ func (l listing) command() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "list", Short: l.short, Example: l.example,
-		Args: usage(cobra.NoArgs),
+		Args: arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conn.with(cmd.Context(), func(ctx context.Context, client *api.Client) error {
 				s, err := statusHere(ctx, client)

@@ -17,7 +17,7 @@ func manCommand() *cobra.Command {
 		Short:   "Write the manual pages of all commands into a directory",
 		Example: "  flotilla man /usr/local/share/man/man1",
 		Hidden:  true,
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("make directory for manual pages: %w", err)

@@ -27,7 +27,7 @@ func promoteCommand() *cobra.Command {
 			"not needed. With --plan nothing is done: it says which point would be reached and what would be lost. A promote that\n" +
 			"was interrupted goes on; asking again shows it.",
 		Example: "  flotilla promote db --plan\n  flotilla promote db",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := &promotion{conn: &conn, w: cmd.OutOrStdout(), group: args[0], asJSON: asJSON, force: force}
 			if plan {

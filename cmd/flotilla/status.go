@@ -26,7 +26,7 @@ func statusCommand() *cobra.Command {
 		Long: "Show the whole cluster as the captain sees it. When no captain can be reached, what this host's agent knows is\n" +
 			"shown with an alarm. With --json and --watch one document is printed a line.",
 		Example: "  flotilla status --watch\n  flotilla status --json | jq '.groups[].rpo_seconds'",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if every < 100*time.Millisecond {
 				return &usageError{fmt.Errorf("--every %v: at least 100ms", every)}

@@ -25,7 +25,7 @@ func volumeAttachCommand() *cobra.Command {
 			"The device is /dev/nbdN, and /dev/flotilla/GROUP/VOLUME leads to it. It stays when the agent is stopped, upgraded or killed: its\n" +
 			"I/O waits for the next agent, for as long as --dead-timeout says, and then fails. After a restart of the host it is attached again.",
 		Example: "  flotilla volume attach db/data\n  flotilla volume attach db/data --device /dev/nbd4 --dead-timeout 10m",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, _, err := splitVolume(args[0]); err != nil {
 				return err
@@ -79,7 +79,7 @@ func volumeDetachCommand() *cobra.Command {
 		Use: "detach GROUP/VOLUME", Short: "Take the block device of a volume away",
 		Long:    "Take the block device of a volume on this host away. The volume goes on as it is. While the device is mounted or used otherwise it is refused.",
 		Example: "  flotilla volume detach db/data",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, err := splitVolume(args[0])
 			if err != nil {

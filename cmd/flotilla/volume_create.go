@@ -23,7 +23,7 @@ func volumeCreateCommand() *cobra.Command {
 			"bytes of the source (4 KiB to 136 KiB), which must be zero. The volume is so much smaller.",
 		Example: "  flotilla volume create db/data --primary host-a --source /dev/vg/data --secondary host-b --target /dev/vg/copy\n" +
 			"  flotilla volume create db/data --primary host-a --source /dev/vg/data --bitmap-at-end --secondary host-b --target /dev/vg/copy",
-		Args: usage(cobra.ExactArgs(1)),
+		Args: arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, err := splitVolume(args[0])
 			if err != nil {

@@ -16,7 +16,7 @@ func volumeDeleteCommand() *cobra.Command {
 		Use: "delete GROUP/VOLUME", Short: "Take a volume out of its group",
 		Long:    "Take a volume out of its group. Its source and its target keep what they hold.",
 		Example: "  flotilla volume delete db/data",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, err := splitVolume(args[0])
 			if err != nil {

@@ -20,7 +20,7 @@ func volumeRecopyCommand() *cobra.Command {
 			"keep theirs. Applications go on meanwhile. What the target holds is overwritten: one that is seen to hold something, a new disk's\n" +
 			"file system or what the volume has left there itself, is refused without --force.",
 		Example: "  flotilla volume recopy db/data\n  flotilla volume recopy db/data --force",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, err := splitVolume(args[0])
 			if err != nil {

@@ -23,7 +23,7 @@ func volumeResizeCommand() *cobra.Command {
 			"`flotilla volume list` tells. A block device of `volume attach` grows while it is in use, and the file system on it can be\n" +
 			"enlarged at once (resize2fs, xfs_growfs); other NBD clients must connect again. A volume never shrinks.",
 		Example: "  flotilla volume resize db/data --wait\n  flotilla volume resize db/data --size 200GiB",
-		Args:    usage(cobra.ExactArgs(1)),
+		Args:    arguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			group, name, err := splitVolume(args[0])
 			if err != nil {
