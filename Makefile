@@ -1,6 +1,7 @@
 # Targets:
 #   make build   bin/flotilla, one static binary
 #   make test    vet, staticcheck, every test, under the race detector but for the simulator and most scripts of whole clusters; installs missing tools on Debian as root
+#                its halves: make test-packages, and make test-clusters, which mostly waits
 #   make sim     whole clusters of the protocol in one loop: SEEDS runs from SEED_BASE on, and the breaks that must be seen
 #   make test-net  agents in network namespaces, whose links are cut and slowed down; as root
 #   make packages  bin/packages: .deb, .rpm, and an archive with install.sh; ARCH=arm64 for another than this machine's
@@ -25,7 +26,7 @@ VM_TIME     ?= 15m
 VM_PATIENCE ?= 1
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: build test test-deps vet sim test-net test-vm test-vm-qemu packages test-install demo bench bench-vm measure bench-go clean
+.PHONY: build test test-packages test-clusters test-deps vet sim test-net test-vm test-vm-qemu packages test-install demo bench bench-vm measure bench-go clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/flotilla ./cmd/flotilla
@@ -48,11 +49,17 @@ SHORTENED = ./agent/journal ./agent/primary ./agent/sim
 # processors than there is; the rest runs without it, and mostly waits. The packages that agents are made of are all under it.
 RACED = TestScripts/(cluster|disaster)$$|TestDemo$$
 
-# Whole clusters of processes come last and alone: beside other tests under the race detector two processors are too few for
-# pauses of 50 ms.
 test: test-deps vet
+	$(MAKE) test-packages
+	$(MAKE) test-clusters
+
+test-packages:
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -short -timeout 15m $$($(GO) list ./... | grep -v -e /cmd/ -e /scripts/measure -e agent/sim$$)
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -timeout 15m $(SHORTENED)
+
+# Whole clusters of processes come last, one package at a time: beside tests under the race detector two processors are too
+# few for pauses of 50 ms.
+test-clusters:
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -parallel 3 -timeout 15m ./cmd/...
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -run '$(RACED)' -timeout 15m ./cmd/flotilla
 	FLOTILLA_REQUIRE_TOOLS=1 $(GO) test -race -timeout 15m ./scripts/measure

@@ -53,18 +53,19 @@ func TestRotIsDetected(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	step := int64(stride())
 	for _, r := range records {
 		name := segmentFile(r.Ref.Segment)
-		for off := r.Ref.Offset - 40; off < r.Ref.Offset; off++ {
+		for off := r.Ref.Offset - 40; off < r.Ref.Offset; off += step {
 			flip(name, off, true)
 		}
-		for off := r.Ref.Offset; off < r.Ref.Offset+int64(r.Ref.Length); off += 997 {
+		for off := r.Ref.Offset; off < r.Ref.Offset+int64(r.Ref.Length); off += 997 * step {
 			flip(name, off, true)
 		}
 	}
 	for _, name := range segments(t, fsys) {
 		for at := int64(0); at < small().SegmentSize; at += 4096 {
-			for off := at; off < at+40; off++ {
+			for off := at; off < at+40; off += step {
 				flip(name, off, at == 0)
 			}
 		}

@@ -127,7 +127,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	h := &host{w: w, stores: make(chan core.Store, 1<<16), apply: make(chan core.Apply, 1<<10), dec: dec}
+	h := &host{w: w, stores: make(chan core.Store, 1<<13), apply: make(chan core.Apply, 1<<10), dec: dec}
 	var exporter primary.Exporter
 	if w.server != nil {
 		exporter = w.server
@@ -233,10 +233,11 @@ func (w *world) saveRaft(rd core.Ready) error {
 		w.hard.HardState = rd.HardState
 	}
 	for _, e := range rd.Entries {
-		keep := slices.IndexFunc(w.hard.Entries, func(o *raftpb.Entry) bool { return o.GetIndex() >= e.GetIndex() })
-		if keep >= 0 {
-			w.hard.Entries = w.hard.Entries[:keep]
+		keep := len(w.hard.Entries) // looked for from the end, where it is: there are tens of thousands
+		for keep > 0 && w.hard.Entries[keep-1].GetIndex() >= e.GetIndex() {
+			keep--
 		}
+		w.hard.Entries = w.hard.Entries[:keep]
 		w.hard.Entries = append(w.hard.Entries, e)
 	}
 	return nil
