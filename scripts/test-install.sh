@@ -12,13 +12,13 @@ cache=${FLOTILLA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/flotilla}
 [ "$(id -u)" = 0 ] || { echo "test-install: run it as root: it makes whole systems" >&2; exit 1; }
 
 work=$(mktemp -d /tmp/flotilla-install.XXXXXX)
-container= # process ID of systemd-nspawn
+readme=    # process ID of the test of the README
 mounted=() # what is to be unmounted, the last one first
 end() {
 	local code=$? k
-	if [ -n "$container" ]; then
-		kill "$container" 2>/dev/null || true
-		wait "$container" 2>/dev/null || true
+	if [ -n "$readme" ]; then
+		kill "$readme" 2>/dev/null || true
+		wait "$readme" 2>/dev/null || true
 	fi
 	for ((k = ${#mounted[@]} - 1; k >= 0; k--)); do
 		umount "${mounted[k]}"
@@ -251,5 +251,13 @@ rpm --root "$root" -e --nodeps flotilla
 grep -qx -- "--quiet disable --now flotilla.service" "$root/tree/told" || fail "a removal does not stop the agent"
 same "rpm -e"
 
+# The README's three hosts mostly wait: for each other, and for a limit to pass.
+scripts/test-readme.sh "$base" "$PWD/$deb" >"$work/readme" 2>&1 &
+readme=$!
 scripts/test-install-boot.sh "$base" "$deb"
+code=0
+wait "$readme" || code=$?
+readme=
+cat "$work/readme"
+[ "$code" = 0 ] || fail "README's set-up"
 printf -- '--- all passed in %d s\n' $((SECONDS - began))

@@ -84,8 +84,13 @@ type checkViewer struct {
 	conn   *connection
 	group  string
 	asJSON bool
-	last   string // line of progress
+	last   string    // line of progress
+	said   time.Time // when it was printed
+	found  [2]int64  // bytes that differ, and that are not known, as it said
 }
+
+// sayEvery is how often a command that waits says how far it is.
+const sayEvery = 2 * time.Second
 
 // follow shows check number, or the newest one for 0; to its end if wait is set. The captain may change on the way.
 func (v *checkViewer) follow(number uint64, wait bool) error {
@@ -104,8 +109,10 @@ func (v *checkViewer) follow(number uint64, wait bool) error {
 		case err == nil && check != nil && check.Number >= number && (!wait || !check.Running):
 			return v.result(check)
 		case err == nil && check != nil && check.Number >= number && !v.asJSON:
-			if line := checkText(v.group, check); line != v.last {
-				v.last = line
+			// What was found is said at once, how far it is now and then: who looks wants to see it go on, not each step.
+			found := [2]int64{check.Differing, check.Unknown}
+			if line := checkText(v.group, check); line != v.last && (found != v.found || time.Since(v.said) >= sayEvery) {
+				v.last, v.found, v.said = line, found, time.Now()
 				if _, err := fmt.Fprintln(v.cmd.OutOrStdout(), line); err != nil {
 					return err
 				}
