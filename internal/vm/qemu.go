@@ -97,8 +97,9 @@ func (q *qemu) command(m *Machine, script string) ([]string, error) {
 	if err := q.firstRoot(image, firstScript, q.early, script); err != nil {
 		return nil, err
 	}
-	// The server of the root comes first; both end with the namespace that they are in.
-	const both = `"$0" --socket-path="$1" -o source=/ -o sandbox=chroot -o cache=auto -o posix_lock &
+	// The server of the root comes first; both end with the namespace that they are in. Only the machine changes what it sees: with
+	// less caching each start of a program reads it anew, and qemu translates it anew.
+	const both = `"$0" --socket-path="$1" -o source=/ -o sandbox=chroot -o cache=always -o posix_lock &
 while [ ! -S "$1" ]; do sleep 0.1; done
 shift
 exec "$@"`
