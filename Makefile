@@ -10,7 +10,7 @@
 #   make test-vm  volumes as /dev/nbdX in virtual machines: file systems, databases, agents that are killed, power cuts, promotes; as root.
 #                VM_FLAGS='-run Scenarios/powercuts' for one boot, VM_ROUNDS=100 for so many power cuts,
 #                VM_PATIENCE=4 on a machine that is busy
-#   make test-vm-qemu  the same in qemu with Debian's own kernel and two processors; slow
+#   make test-vm-qemu  the same in qemu with Debian's own kernel and two processors; slow where there is no KVM
 #   make demo    a cluster on this machine, without privileges
 #   make bench   beside `nbdkit file`, with fio: ratios; BENCH_JSON=file for JSON lines, BENCH_FLAGS=-h for options
 #   make bench-vm  block devices in a virtual machine, beside nbdkit with nbd-client and beside DRBD; as root; BENCHVM_JSON=file, BENCHVM_FLAGS=-h for options

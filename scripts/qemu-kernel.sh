@@ -23,5 +23,8 @@ if ! compgen -G "$dir/boot/vmlinuz-*" >/dev/null; then
 	rm -rf "$dir"
 	mkdir -p "$dir"
 	dpkg -x "$work"/*.deb "$dir"
+	for modules in "$dir"/lib/modules/*; do
+		depmod -b "$dir" "${modules##*/}"
+	done
 fi
 echo "$dir"

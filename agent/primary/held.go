@@ -70,7 +70,16 @@ func (g *group) awaitHeld(w heldWait) {
 		w.complete(errClosing)
 		return
 	}
+	g.p.hurry()
 	g.p.kick() // what it waits for may have come before it was listed
+}
+
+// waitedFor reports whether requests of the group wait for what the watcher tells: writes for being held, others for the end of a
+// cut or for an incarnation.
+func (g *group) waitedFor() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waits) > 0 || g.changed.awaited()
 }
 
 // takeHeldLocked removes what is held from the list and returns it.

@@ -76,8 +76,8 @@ type Limits struct {
 	NoActivityLog bool
 
 	Frame int64 // of a frame, before compression; default 1 MiB
-	// Gather is the least time between two rounds of frames to a component that do not fill Frame, while every group is
-	// async: an update is held so much later at most, and frames are larger; default 5 ms.
+	// Gather is the least time between two rounds of frames to a component that do not fill Frame, while nobody waits to hear
+	// that something is held: an update is held so much later at most, and frames are larger; default 5 ms.
 	Gather time.Duration
 	Window int64 // encoded, given to the Sender for one component and not yet released; default 16 MiB
 

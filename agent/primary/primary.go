@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,8 +43,10 @@ type Primary struct {
 	bodies sync.Pool     // of *[]byte
 
 	// hurried says that somebody waits for what the watcher tells: a write of a sync group for being held, or one for the
-	// end of a cut. Otherwise the watcher looks, and senders send, less often.
+	// end of a cut. Otherwise the watcher looks, and senders send, less often; urge ends their pauses. A sync group that nobody
+	// writes to hurries no other.
 	hurried atomic.Bool
+	urge    signal
 
 	sentFrames, sentRaw, sentBytes, inlined atomic.Int64
 
@@ -91,6 +94,21 @@ func (p *Primary) Release(handles []any) { releaseHandles(handles) }
 func (p *Primary) Wake() { p.kick() }
 
 func (p *Primary) kick() { kick(p.wake) }
+
+// hurry notes that somebody waits. Who waits is listed before.
+func (p *Primary) hurry() {
+	if !p.hurried.Swap(true) {
+		p.urge.broadcast()
+	}
+}
+
+// lookForHurry finds out whether somebody waits still. Who begins to wait meanwhile is either seen, or hurries after it.
+func (p *Primary) lookForHurry(groups []*group) {
+	p.hurried.Store(false)
+	if slices.ContainsFunc(groups, (*group).waitedFor) {
+		p.hurried.Store(true)
+	}
+}
 
 // Start begins to follow the node. It is called once, before the loop runs or while it does.
 func (p *Primary) Start(l *loop.Loop) {

@@ -80,13 +80,15 @@ func (s *sender) run(ctx context.Context) {
 
 // gather waits until so much has queued up that a round is worth its cost. It returns false when the sender is to end.
 func (s *sender) gather(ctx context.Context, timer *time.Timer, began time.Time) bool {
-	pause := s.p.limits.Gather - time.Since(began)
+	urged, pause := s.p.urge.wait(), s.p.limits.Gather-time.Since(began)
 	if s.full || s.p.hurried.Load() || pause <= 0 {
 		return true
 	}
 	timer.Reset(pause)
 	select {
 	case <-timer.C:
+		return true
+	case <-urged:
 		return true
 	case <-ctx.Done():
 		return false

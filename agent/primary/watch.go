@@ -22,6 +22,7 @@ const watchPause = time.Millisecond
 func (p *Primary) watcher(ctx context.Context) {
 	senders := map[wire.AgentID]*sender{}
 	defer func() {
+		p.look(senders) // what was applied since the last look is clean, and need not be copied again
 		for _, s := range senders {
 			s.end()
 		}
@@ -39,6 +40,7 @@ func (p *Primary) watcher(ctx context.Context) {
 		case <-t.C:
 		}
 		p.look(senders)
+		urged := p.urge.wait()
 		if p.hurried.Load() {
 			continue
 		}
@@ -47,6 +49,7 @@ func (p *Primary) watcher(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-rest.C:
+		case <-urged:
 		}
 	}
 }
@@ -78,11 +81,6 @@ func (p *Primary) look(senders map[wire.AgentID]*sender) {
 		p.want(want)
 		p.tellRemoved(gone)
 	}
-	hurried := false
-	for i, g := range groups {
-		hurried = hurried || seen[i].view.Mode == cluster.Sync || g.changed.awaited()
-	}
-	p.hurried.Store(hurried)
 	now := p.loop.Now()
 	for i, g := range groups {
 		if seen[i].known {
@@ -91,6 +89,7 @@ func (p *Primary) look(senders map[wire.AgentID]*sender) {
 			g.unknown(seen[i])
 		}
 	}
+	p.lookForHurry(groups)
 	for _, to := range owners {
 		s := senders[to]
 		if s == nil {

@@ -69,11 +69,11 @@ var allowed = map[string][]string{
 	"internal/fio":          {},
 	"internal/judge":        {},
 	"internal/pages":        {},
-	"internal/uml":          {},
-	"internal/vmtest":       {},
-	"internal/vmtest/guest": {"agent/api", "internal/fleet", "nbd/kernel", "nbd/nbdclient"},
+	"internal/vm":           {},
+	"internal/vmtest":       {"internal/vm"},
+	"internal/vmtest/guest": {"agent/api", "internal/fleet", "internal/vm", "nbd/kernel", "nbd/nbdclient"},
 	"scripts/bench":         {"agent/api", "internal/fio", "internal/judge"},
-	"scripts/benchvm":       {"agent/api", "internal/fio", "internal/fleet", "internal/judge", "internal/pages", "internal/uml"},
+	"scripts/benchvm":       {"agent/api", "internal/fio", "internal/fleet", "internal/judge", "internal/pages", "internal/vm"},
 	"scripts/measure":       {"agent/api", "internal/fleet", "internal/judge", "internal/pages", "nbd/nbdclient"},
 }
 

@@ -8,7 +8,7 @@
 //
 //	vm_test.go      which scenarios run in which boots
 //	boot_test.go    one boot: its files, its life and its end
-//	kernel_test.go  User Mode Linux
-//	qemu_test.go    qemu with a distribution's kernel
 //	guest           the scenarios
+//
+// Package vm boots.
 package vmtest

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"flotilla/internal/vm"
 )
 
 var (
@@ -54,10 +56,11 @@ func TestScenarios(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the guest's root is this machine's: run it as root")
 	}
-	k, err := kernels[*kernelFlag].prepare(t.TempDir())
+	k, err := vm.Find(*kernelFlag, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("%s", k.Name)
 	p := programs(t)
 	if *onlyFlag != "" {
 		(&boot{name: "only", scenarios: strings.Split(*onlyFlag, ",")}).run(t, k, p)
@@ -84,7 +87,7 @@ func TestFailureIsSeen(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the guest's root is this machine's: run it as root")
 	}
-	k, err := kernels[*kernelFlag].prepare(t.TempDir())
+	k, err := vm.Find(*kernelFlag, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +100,7 @@ func TestFailureIsSeen(t *testing.T) {
 // A machine does not outlive the program that has started it, however that ends.
 func TestMachineDiesWithItsOwner(t *testing.T) {
 	if os.Getenv("FLOTILLA_VM_SLEEPER") != "" {
-		k, err := kernels[*kernelFlag].prepare(t.TempDir())
+		k, err := vm.Find(*kernelFlag, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 // Command benchvm measures volumes as block devices, beside `nbdkit file` with nbd-client and beside DRBD, in one kernel.
 //
-// It boots User Mode Linux (package uml): one processor, this machine's files, a kernel with nbd, DRBD and netem. A row compares
+// It boots User Mode Linux (package vm): one processor, this machine's files, a kernel with nbd, DRBD and netem; or, with -kernel
+// qemu, a distribution's kernel with two processors, which without KVM is much slower than all that is measured. A row compares
 // two sides under one load; its runs are interleaved in pairs, the first of a pair in turn, in one boot, and what counts is the
 // median of the pairs' ratios: figures of different boots are not compared. While fio measures a side, the processes of the others
 // are stopped. After each run source and target are compared byte by byte: a wrong copy is an error and not a figure.
@@ -46,12 +47,13 @@ import (
 	"syscall"
 	"time"
 
-	"flotilla/internal/uml"
+	"flotilla/internal/vm"
 )
 
 // options are the command line's.
 type options struct {
 	program string
+	kernel  string
 	temp    string
 	json    string
 	rows    string
@@ -99,6 +101,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	var sizeMiB int64
 	var quick bool
 	f.StringVar(&o.program, "program", "bin/flotilla", "the program under test")
+	f.StringVar(&o.kernel, "kernel", "uml", "what to boot: uml, or qemu with a distribution's kernel, as the directory QEMU_KERNEL has it")
 	f.StringVar(&o.temp, "temp", os.TempDir(), "a directory with a short path, not below /dev: contents and logs are there; what is measured is in the machine's memory")
 	f.StringVar(&o.json, "json", o.json, "file of JSON lines")
 	f.StringVar(&o.rows, "rows", "", "run only rows whose name contains one of these, separated by commas: "+names())
@@ -146,7 +149,6 @@ func checkTools(o options) error {
 	if os.Getuid() != 0 {
 		errs = append(errs, errors.New("the virtual machine's root is this machine's: run it as root"))
 	}
-	errs = append(errs, uml.Check())
 	for _, t := range tools {
 		if _, err := exec.LookPath(t[0]); err != nil {
 			errs = append(errs, fmt.Errorf("%s is missing: on Debian, apt-get install %s", t[0], t[1]))
@@ -172,6 +174,10 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 		return fmt.Errorf("make a directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	k, err := vm.Find(o.kernel, dir)
+	if err != nil {
+		return err
+	}
 	if o.program, err = filepath.Abs(o.program); err != nil {
 		return err
 	}
@@ -184,10 +190,10 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	rep.head(o)
+	rep.head(o, k.Name)
 	results := map[string][]pair{}
 	for i, b := range plan(o, rows) {
-		found, failure := boot(ctx, o, filepath.Join(dir, fmt.Sprint(i)), b, contents, rep)
+		found, failure := boot(ctx, o, k, filepath.Join(dir, fmt.Sprint(i)), b, contents, rep)
 		if ctx.Err() != nil {
 			return errors.Join(context.Cause(ctx), failure)
 		}
@@ -206,11 +212,11 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 	return err
 }
 
-// bootTime is what a machine may take beyond its runs: most of it only where others use this one.
+// bootTime is what a machine may take beyond its runs: most of it only where others use this one. Slower kernels get more.
 const bootTime = 4 * time.Minute
 
 // boot runs what is planned for one machine.
-func boot(ctx context.Context, o options, dir string, b bootPlan, contents map[string]string, rep *report) (map[string][]pair, error) {
+func boot(ctx context.Context, o options, k *vm.Kernel, dir string, b bootPlan, contents map[string]string, rep *report) (map[string][]pair, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -219,9 +225,10 @@ func boot(ctx context.Context, o options, dir string, b bootPlan, contents map[s
 	if err != nil {
 		return nil, err
 	}
+	within := b.estimate + bootTime*time.Duration(k.Slower)
 	spec := &specification{
 		Program: o.program, Dir: filepath.Join(dir, "work"), Results: filepath.Join(dir, "results"), Contents: contents, Scene: b.scene,
-		Size: o.size, Runtime: o.runtime, Linked: o.linked, Ramp: o.ramp, Threads: o.threads, Within: b.estimate + bootTime - 15*time.Second,
+		Size: o.size, Runtime: o.runtime, Linked: o.linked, Ramp: o.ramp, Threads: o.threads, Within: within - 15*time.Second,
 	}
 	for _, t := range b.tasks {
 		spec.Tasks = append(spec.Tasks, [2]string{t.row.name, fmt.Sprint(t.pair)})
@@ -235,16 +242,16 @@ func boot(ctx context.Context, o options, dir string, b bootPlan, contents map[s
 		return nil, err
 	}
 	memory := 1024 + int(o.size>>20)*6
-	m := uml.Machine{
-		Dir: dir, Memory: memory + 1536, Work: 1536 + int(o.size>>20)*2, Tmpfs: []string{"/run", "/var/lib/drbd"},
+	m := vm.Machine{
+		Kernel: k, Dir: dir, Memory: memory + 1536, Work: 1536 + int(o.size>>20)*2, Tmpfs: []string{"/run", "/var/lib/drbd"},
 		Modules: []string{
-			"drivers/block/nbd.ko nbds_max=4", "drivers/net/veth.ko", "net/sched/sch_tbf.ko", "net/sched/sch_netem.ko",
-			fmt.Sprintf("drivers/block/brd.ko rd_nr=%d rd_size=%d", ramDisks, (o.size+ramExtra)>>10),
-			"lib/lru_cache.ko", "drivers/block/drbd/drbd.ko minor_count=4",
+			"nbd nbds_max=4", "veth", "sch_tbf", "sch_netem",
+			fmt.Sprintf("brd rd_nr=%d rd_size=%d", ramDisks, (o.size+ramExtra)>>10),
+			"drbd minor_count=4",
 		},
 		Program: []string{self, insideFlag, file},
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.estimate+bootTime)
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	began := time.Now()
 	runErr := m.Run(ctx)

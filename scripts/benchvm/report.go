@@ -58,8 +58,8 @@ func (r *report) close() error {
 
 func (r *report) say(format string, args ...any) { fmt.Fprintf(r.w, format+"\n", args...) }
 
-func (r *report) head(o options) {
-	r.say("User Mode Linux with one processor on a machine with %d; load %s", runtime.NumCPU(), machineLoad())
+func (r *report) head(o options, kernel string) {
+	r.say("%s, on a machine with %d processors; load %s", kernel, runtime.NumCPU(), machineLoad())
 	r.say("%d interleaved pairs; runs of %v (after %v), over the slow link of %v; volumes of %d MiB, everything in memory", o.pairs, o.runtime, o.ramp, o.linked, o.size>>20)
 }
 

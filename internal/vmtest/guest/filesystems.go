@@ -9,6 +9,11 @@ import (
 
 // fileSystems makes three file systems on the volume, one after the other, works in them and has them checked.
 func fileSystems(ctx context.Context, c *cluster) error {
+	for _, name := range []string{"ext4", "xfs", "btrfs"} {
+		if err := c.load(name, ""); err != nil {
+			return err
+		}
+	}
 	if err := c.attach(); err != nil {
 		return err
 	}

@@ -40,8 +40,8 @@ type machine struct {
 	dir     string   // for everything that may be lost
 	keep    string   // a directory of the host, whatever becomes of the machine
 	disks   []string // devices
-	modules modules
-	rounds  int // 0: as many as the scenario has by default
+	modules string   // directory with the kernel's
+	rounds  int      // 0: as many as the scenario has by default
 	// patience lengthens every wait, for a machine that is slow or does much else.
 	patience time.Duration
 }
@@ -57,7 +57,7 @@ func main() {
 	flag.StringVar(&m.program, "flotilla", "", "the program under test")
 	flag.StringVar(&m.dir, "dir", "", "directory for everything")
 	flag.StringVar(&m.keep, "keep", "", "directory of the host, for the verdict")
-	flag.StringVar((*string)(&m.modules), "modules", "", "directory with the kernel's modules")
+	flag.StringVar(&m.modules, "modules", "", "directory with the kernel's modules")
 	flag.StringVar(&disks, "disks", "", "block devices, separated by commas")
 	flag.IntVar(&m.rounds, "rounds", 0, "of a scenario that repeats something; 0 is its default")
 	patience := flag.Int("patience", 1, "how much longer every wait may take")
@@ -106,7 +106,7 @@ func (m machine) run(name string) (err error) {
 		return fmt.Errorf("there is no scenario %q", name)
 	}
 	if name != "mistakes" { // which begins without it
-		if err := m.modules.load("nbd", nbdParams); err != nil {
+		if err := m.load("nbd", nbdParams); err != nil {
 			return err
 		}
 	}

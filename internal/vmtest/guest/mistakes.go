@@ -167,7 +167,7 @@ exec "$@"`
 	if err != nil {
 		lib = "/lib"
 	}
-	return append(outer, "unshare", "--mount", "busybox", "sh", "-c", script, string(c.modules), lib, release())
+	return append(outer, "unshare", "--mount", "busybox", "sh", "-c", script, c.modules, lib, release())
 }
 
 // withoutDev gives a command a /dev in which no block device appears.

@@ -30,7 +30,7 @@ const (
 // and the target becomes what the source is.
 func powerCuts(ctx context.Context, m *machine) error {
 	for _, name := range []string{"dm-mod", "dm-log-writes"} {
-		if err := m.modules.load(name, ""); err != nil {
+		if err := m.load(name, ""); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ const (
 // included: the resync copies what the bits say and nothing else, the target becomes what the source is, and every acknowledged
 // row is there.
 func powerLoss(ctx context.Context, m *machine) error {
-	if err := m.modules.load("nbd", nbdParams); err != nil {
+	if err := m.load("nbd", nbdParams); err != nil {
 		return err
 	}
 	if len(m.disks) < 4 {

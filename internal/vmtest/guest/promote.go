@@ -34,7 +34,7 @@ type side struct {
 // promoted volumes on the secondary, and looks for the rows: all of the acknowledged ones in sync; in async at least those that
 // were written before a known cut, and none without those before it.
 func promote(ctx context.Context, m *machine) error {
-	if err := m.modules.load("nbd", nbdParams); err != nil {
+	if err := m.load("nbd", nbdParams); err != nil {
 		return err
 	}
 	c := newCluster(ctx, m)

@@ -1,0 +1,31 @@
+package vm
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+)
+
+const (
+	umlProgram = "linux.uml"
+	umlModules = "/usr/lib/uml/modules/*"
+)
+
+// findUML looks for User Mode Linux, which boots as a process.
+func findUML() (*Kernel, error) {
+	found, err := filepath.Glob(umlModules)
+	if _, lookErr := exec.LookPath(umlProgram); lookErr != nil || err != nil || len(found) != 1 {
+		return nil, fmt.Errorf("look for %s and its modules in %s: %w", umlProgram, umlModules, ErrMissing)
+	}
+	return &Kernel{
+		Name: "User Mode Linux " + filepath.Base(found[0]), Modules: Modules(found[0]), Slower: 1, disk: "/dev/ubd%c",
+		command: func(m *Machine, script string) ([]string, error) {
+			words := []string{umlProgram, fmt.Sprintf("mem=%dM", m.Memory), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "quiet",
+				"init=" + script, "con=null", "con0=fd:0,fd:1", "uml_dir=" + m.Dir, "umid=vm"}
+			for i, d := range m.Disks {
+				words = append(words, fmt.Sprintf("ubd%d=%s", i, d))
+			}
+			return words, nil
+		},
+	}, nil
+}
