@@ -197,7 +197,7 @@ func (b *statusBuilder) source(g *cluster.Group, p wire.AgentID) api.Source {
 		src.Known, src.Incarnation, src.Open = true, uint64(gs.Inc), uint64(gs.Open)
 		src.Seq, src.HeldUpTo = uint64(gs.Seq), uint64(gs.HeldUpTo)
 		src.Bytes, src.Queued, src.CopyLeft, src.CopyTotal = gs.Bytes, gs.Queued, gs.Resync, gs.CopyTotal
-		if gs.NoRoom {
+		if gs.NoRoom && g.Live(p) == nil { // while an earlier run's incarnation is not ended yet, no resync of the group waits
 			src.ResyncNeeds = gs.Need
 		}
 		src.Overload = overloadOf(gs.Overload)
