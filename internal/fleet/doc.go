@@ -14,6 +14,7 @@
 //	spawner.go    processes
 //	namespace.go  hosts with a network of their own
 //	network.go    links between these, which go down and are slow
+//	wire.go       links with a delay
 //	wait.go       waiting for what an agent says
 //	applied.go    and until what was written is on the targets
 //	dial.go       clients of a host's volumes

@@ -5,8 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
+	"time"
 )
+
+// trips is of how many the round trip is the median.
+const trips = 21
 
 // Network joins namespaces, one for each host, by one or more LANs. A LAN is a bridge in a namespace that nobody else is in:
 //
@@ -20,6 +26,7 @@ type Network struct {
 
 	spawn *Spawner
 	hub   *Namespace
+	wires []*Wire
 }
 
 // Node is the place of one host in a network.
@@ -49,6 +56,9 @@ func NewNetwork(ctx context.Context, s *Spawner, lans int) (*Network, error) {
 // Close lets the namespaces go, and with them all links.
 func (n *Network) Close() error {
 	errs := []error{n.hub.Close()}
+	for _, w := range n.wires {
+		errs = append(errs, w.Close())
+	}
 	for _, x := range n.Nodes {
 		errs = append(errs, x.Namespace.Close())
 	}
@@ -66,6 +76,25 @@ func mute(device string) string { return "ip link set " + device + " addrgenmode
 
 // Attach makes the namespace of the next host, with a link to each of some LANs.
 func (n *Network) Attach(ctx context.Context, name string, lans ...int) (*Node, error) {
+	return n.attach(ctx, name, lans, func(x *Node, lan int) error {
+		return n.in(ctx, n.hub, "ip link add "+x.atHub(lan)+" type veth peer name "+inside(lan)+" netns "+x.Namespace.Path())
+	})
+}
+
+// AttachFar makes the namespace of the next host, with a link to one LAN whose delay can be set.
+func (n *Network) AttachFar(ctx context.Context, name string, lan int) (*Node, *Wire, error) {
+	var w *Wire
+	x, err := n.attach(ctx, name, []int{lan}, func(x *Node, lan int) (err error) {
+		if w, err = n.spawn.newWire(n.hub, x.atHub(lan), x.Namespace, inside(lan)); err == nil {
+			n.wires = append(n.wires, w)
+		}
+		return err
+	})
+	return x, w, err
+}
+
+// attach makes the namespace of the next host. connect makes the two devices of a link.
+func (n *Network) attach(ctx context.Context, name string, lans []int, connect func(x *Node, lan int) error) (*Node, error) {
 	ns, err := n.spawn.NewNamespace()
 	if err != nil {
 		return nil, fmt.Errorf("make the network of %s: %w", name, err)
@@ -76,10 +105,10 @@ func (n *Network) Attach(ctx context.Context, name string, lans ...int) (*Node, 
 	for _, lan := range lans {
 		x.Addresses[lan] = fmt.Sprintf("10.%d.0.%d", 77+lan, x.number)
 		if err == nil {
-			err = n.in(ctx, n.hub,
-				"ip link add "+x.atHub(lan)+" type veth peer name "+inside(lan)+" netns "+ns.Path(),
-				mute(x.atHub(lan)),
-				"ip link set "+x.atHub(lan)+" master "+bridge(lan)+" up")
+			err = connect(x, lan)
+		}
+		if err == nil {
+			err = n.in(ctx, n.hub, mute(x.atHub(lan)), "ip link set "+x.atHub(lan)+" master "+bridge(lan)+" up")
 		}
 		if err == nil {
 			err = n.in(ctx, ns, "ip addr add "+x.Addresses[lan]+"/24 dev "+inside(lan), "ip link set "+inside(lan)+" up")
@@ -151,6 +180,53 @@ func (n *Network) Traffic(ctx context.Context, lan int) (map[string]Traffic, err
 		}
 	}
 	return out, nil
+}
+
+// RoundTrip measures what a byte takes over TCP from one host to another and back: the median of some.
+func (n *Network) RoundTrip(from, to *Node, lan int) (time.Duration, error) {
+	var door net.Listener
+	var there, back net.Conn
+	err := n.spawn.do(func() error {
+		return to.Namespace.within(func() (err error) {
+			door, err = net.Listen("tcp", to.Addresses[lan]+":0")
+			return err
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer door.Close()
+	err = n.spawn.do(func() error {
+		return from.Namespace.within(func() (err error) {
+			there, err = net.DialTimeout("tcp", door.Addr().String(), commandTime)
+			return err
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer there.Close()
+	if back, err = door.Accept(); err != nil {
+		return 0, err
+	}
+	defer back.Close()
+	var took []time.Duration
+	var b [1]byte
+	for range trips {
+		began := time.Now()
+		err := errors.Join(there.SetDeadline(began.Add(commandTime)), back.SetDeadline(began.Add(commandTime)))
+		for _, step := range []func([]byte) (int, error){there.Write, back.Read, back.Write, there.Read} {
+			if err == nil {
+				_, err = step(b[:])
+			}
+		}
+		if err != nil {
+			return 0, fmt.Errorf("send a byte from %s to %s and back: %w", from.Name, to.Name, err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2], nil
 }
 
 // Run runs a command in a node's namespace, or in the hub where it is nil, and returns what it printed.

@@ -85,3 +85,39 @@ func TestNetwork(t *testing.T) {
 		}
 	}
 }
+
+// A far host's frames wait in each direction, for as long as is said.
+func TestWire(t *testing.T) {
+	s := NewSpawner()
+	defer s.Close()
+	n, err := NewNetwork(t.Context(), s, 1)
+	if errors.Is(err, ErrPrivilege) {
+		t.Skip(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(err)
+	defer func() { must(n.Close()) }()
+	near, err := n.Attach(t.Context(), "near", 0)
+	must(err)
+	far, w, err := n.AttachFar(t.Context(), "far", 0)
+	must(err)
+	const delay = 30 * time.Millisecond
+	for _, d := range []time.Duration{0, delay, 0} {
+		w.SetDelay(d)
+		took, err := n.RoundTrip(near, far, 0)
+		must(err)
+		if took < 2*d || d == 0 && took >= 2*delay {
+			t.Errorf("delay %v: a round trip of %v", d, took)
+		}
+	}
+	traffic, err := n.Traffic(t.Context(), 0)
+	must(err)
+	if x := traffic["far"]; x.Sent == 0 || x.Received == 0 {
+		t.Errorf("traffic %+v", traffic)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"flotilla/nbd/nbdclient"
@@ -139,8 +140,9 @@ func failures(samples []sample) (n int, first error) {
 
 // pressure writes as much as is taken: each of its writers sends the next block when the last was answered.
 type pressure struct {
-	stop context.CancelFunc
-	done sync.WaitGroup
+	stop     context.CancelFunc
+	done     sync.WaitGroup
+	answered atomic.Int64 // writes
 
 	mu  sync.Mutex
 	err error // the first write that failed
@@ -164,6 +166,7 @@ func startPressure(ctx context.Context, v *volume, writers, length int) *pressur
 					p.mu.Unlock()
 					return
 				}
+				p.answered.Add(1)
 			}
 		})
 	}

@@ -8,6 +8,7 @@
 //	sparse                 a volume of 1 TiB with 1 GiB of data. How long is its first copy, and what does it read and send?
 //	resume                 a process dies at each tenth of a copy. How much is read twice?
 //	link                   a primary behind a link of 100 Mbit/s. How much more does its application write than the link carries?
+//	far                    a primary that is 5 ms away. How many writes does it have answered, one at a time in async, many in sync?
 //
 // Latency is measured by an NBD client on the primary's Unix socket, from the moment at which a write was *due* to its reply: the
 // schedule heeds no replies, so that a stall counts for every write that it delays and not only for the first. Quantiles are
@@ -22,7 +23,7 @@
 //	same.go      the comparison at the end
 //	load.go      writers: on a schedule, or as fast as they can; pages.go with pages of a database
 //	watch.go     what the captain says, as a timeline
-//	kill.go, takeover.go, cut.go, scale.go, sparse.go, resume.go, link.go   the measurements
+//	kill.go, takeover.go, cut.go, scale.go, sparse.go, resume.go, link.go, far.go   the measurements
 //	stats.go     quantiles and medians
 //	report.go    the table and the JSON lines
 package main
@@ -79,7 +80,7 @@ type measurement struct {
 
 var all = []measurement{
 	{"kill-async", killAsync}, {"kill-sync", killSync}, {"takeover", takeover}, {"cut", cut}, {"scale", scale},
-	{"sparse", sparse}, {"resume", resume}, {"link", link},
+	{"sparse", sparse}, {"resume", resume}, {"link", link}, {"far", far},
 }
 
 func main() {
@@ -120,7 +121,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.IntVar(&o.kills, "kills", 5, "takeover: how many owners die, one after the other")
 	f.IntVar(&o.cuts, "cuts", 1000, "cut: how many")
 	f.DurationVar(&o.period, "period", 100*time.Millisecond, "cut: the group's period")
-	f.DurationVar(&o.window, "window", 30*time.Second, "scale, link: how long the rate is measured")
+	f.DurationVar(&o.window, "window", 30*time.Second, "scale, link, far: how long the rate is measured")
 	f.DurationVar(&o.warm, "warm", 15*time.Second, "scale: how long the queue is filled before")
 	f.StringVar(&counts, "components", "2,4,8", "scale: numbers of components; the first is what the others are compared with")
 	f.IntVar(&o.link, "link", 50, "scale: Mbit/s of each component's link, in each direction")
@@ -176,7 +177,7 @@ func choose(words string) ([]measurement, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale, sparse, resume, link", words)
+		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale, sparse, resume, link, far", words)
 	}
 	return out, nil
 }

@@ -37,6 +37,7 @@ type shape struct {
 	settings              string               // lines of the primaries' files
 	link                  int                  // Mbit/s of each limited host's link, in a network of the rig's own; 0 for the loopback
 	limited               string               // the role whose hosts have such a link: backup unless said
+	far                   bool                 // the primary, in a network of the rig's own
 }
 
 // rig is a running cluster with a group whose volumes are copied. It is used by one goroutine.
@@ -50,6 +51,7 @@ type rig struct {
 	volumes    []*volume
 	copied     time.Duration  // what the first copy took
 	network    *fleet.Network // nil for the loopback
+	wire       *fleet.Wire    // of a primary that is far
 	stop       context.CancelCauseFunc
 	users      []func() // wait for the ends of those who use it
 	logs       bool     // are printed when something fails
@@ -100,8 +102,8 @@ func (r *rig) members(s shape) error {
 	add := func(name, roles, settings string) (*fleet.Host, error) {
 		m := fleet.Member{Name: name, Roles: roles, Settings: settings + profiles}
 		if r.network != nil {
-			x, err := r.network.Attach(r.ctx, name, lan)
-			if err == nil && roles == cmp.Or(s.limited, "backup") {
+			x, err := r.attach(name, s.far && roles == "primary")
+			if err == nil && s.link > 0 && roles == cmp.Or(s.limited, "backup") {
 				err = r.network.Shape(r.ctx, x, lan, int64(s.link)*1e6)
 			}
 			if err != nil {
@@ -112,7 +114,7 @@ func (r *rig) members(s shape) error {
 		return r.Add(m)
 	}
 	var err error
-	if s.link > 0 {
+	if s.link > 0 || s.far {
 		if r.network, err = fleet.NewNetwork(r.ctx, r.Spawn, 1); err != nil {
 			return err
 		}
@@ -135,6 +137,15 @@ func (r *rig) members(s shape) error {
 		r.primaries = append(r.primaries, h)
 	}
 	return nil
+}
+
+// attach gives a host its place in the rig's network.
+func (r *rig) attach(name string, far bool) (x *fleet.Node, err error) {
+	if !far {
+		return r.network.Attach(r.ctx, name, lan)
+	}
+	x, r.wire, err = r.network.AttachFar(r.ctx, name, lan)
+	return x, err
 }
 
 // replicate makes the group and its volumes and waits for their first copy.
