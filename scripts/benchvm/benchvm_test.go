@@ -52,7 +52,7 @@ func TestRows(t *testing.T) {
 // What was measured before a boot failed counts, and the failure is told.
 func TestResults(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "results")
-	const one = `{"row":"a","pair":{"own":{"value":3,"unit":"IOPS"},"peer":{"value":2,"unit":"IOPS"}}}` + "\n"
+	const one = `{"costs":{"call":7,"clock":5,"trip":9}}` + "\n" + `{"row":"a","pair":{"own":{"value":3,"unit":"IOPS"},"peer":{"value":2,"unit":"IOPS"}}}` + "\n"
 	for text, want := range map[string]string{
 		one + `{"done":true}`:     "",
 		one + `{"error":"it is"}`: "it is",
@@ -62,12 +62,13 @@ func TestResults(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		found, err := readResults(path)
+		var there costs
+		found, err := readResults(path, &there)
 		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
-		if text != "" && (len(found["a"]) != 1 || found["a"][0].Own.Value != 3) {
-			t.Errorf("%q: %+v", text, found)
+		if text != "" && (len(found["a"]) != 1 || found["a"][0].Own.Value != 3 || there != costs{7, 5, 9}) {
+			t.Errorf("%q: %+v, %v", text, found, there)
 		}
 	}
 }

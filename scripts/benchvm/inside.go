@@ -47,12 +47,13 @@ type pair struct {
 type result struct {
 	Row   string `json:"row,omitempty"`
 	Pair  pair   `json:"pair"`
+	Costs *costs `json:"costs,omitempty"` // first of all
 	Error string `json:"error,omitempty"`
 	Done  bool   `json:"done,omitempty"`
 }
 
-// readResults reads what a boot left. Pairs that were measured count also when something failed after them.
-func readResults(path string) (map[string][]pair, error) {
+// readResults reads what a boot left, and the machine's costs. Pairs that were measured count also when something failed after them.
+func readResults(path string, c *costs) (map[string][]pair, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("the virtual machine left no results: %w", err)
@@ -69,6 +70,9 @@ func readResults(path string) (map[string][]pair, error) {
 			return out, errors.New(r.Error)
 		case r.Done:
 			return out, nil
+		case r.Costs != nil:
+			*c = *r.Costs
+			continue
 		}
 		out[r.Row] = append(out[r.Row], r.Pair)
 	}
@@ -103,6 +107,13 @@ func inside(file string) {
 func measure(s specification, tell func(result) error) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.Within)
 	defer cancel()
+	c, err := measureCosts()
+	if err == nil {
+		err = tell(result{Costs: &c})
+	}
+	if err != nil {
+		return err
+	}
 	ctx, fail := context.WithCancelCause(ctx)
 	w, err := newWorld(ctx, s, fail)
 	defer func() {

@@ -29,6 +29,7 @@
 //	inside.go                  in the virtual machine: the runs
 //	world.go                   the sides there; ours.go, drbd.go, nbdkit.go
 //	load.go                    fio, and writers of pages
+//	costs.go                   what system calls cost there and here
 package main
 
 import (
@@ -191,6 +192,11 @@ func run(ctx context.Context, o options, w io.Writer) (err error) {
 		return err
 	}
 	rep.head(o, k.Name)
+	here, err := measureCosts()
+	if err != nil {
+		return err
+	}
+	rep.say("  here %v", here)
 	results := map[string][]pair{}
 	for i, b := range plan(o, rows) {
 		found, failure := boot(ctx, o, k, filepath.Join(dir, fmt.Sprint(i)), b, contents, rep)
@@ -255,11 +261,12 @@ func boot(ctx context.Context, o options, k *vm.Kernel, dir string, b bootPlan, 
 	defer cancel()
 	began := time.Now()
 	runErr := m.Run(ctx)
-	rep.say("  boot for %s: %d runs in %v; load %s", b.scene, 2*len(b.tasks), time.Since(began).Round(time.Second), machineLoad())
+	var there costs
+	found, err := readResults(spec.Results, &there)
+	rep.say("  boot for %s: %d runs in %v; load %s; there %v", b.scene, 2*len(b.tasks), time.Since(began).Round(time.Second), machineLoad(), there)
 	if o.logs {
 		rep.say("%s", m.Said(20000))
 	}
-	found, err := readResults(spec.Results)
 	if err == nil && runErr != nil {
 		err = runErr
 	}
