@@ -341,7 +341,7 @@ func (c *captain) tick() {
 }
 
 // slept takes the time in which this agent did not run, as when its machine was suspended, out of the silence of others and
-// out of what has not moved: nobody was heard in it, for nobody listened. Of the time between two ticks a quarter of the
+// out of what has not moved, not come or stayed well: nobody was heard in it, for nobody listened. Of the time between two ticks a quarter of the
 // limit counts, so a starved captain still finds the dead.
 func (c *captain) slept() {
 	now := c.n.now
@@ -364,6 +364,13 @@ func (c *captain) slept() {
 	}
 	for _, w := range c.groups {
 		later(&w.progress.at)
+		for inc, l := range w.lacking {
+			later(&l.since)
+			w.lacking[inc] = l
+		}
+		if w.calm != 0 {
+			later(&w.calm)
+		}
 	}
 }
 

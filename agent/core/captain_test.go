@@ -134,11 +134,16 @@ func TestSleepIsNoSilence(t *testing.T) {
 	hear()
 	lost(10 * time.Millisecond)
 	began := n.now
+	w.calm, w.lacking[7] = began, lacking{missing: 2, since: began}
 	if lost(cfg.LastLossAfter + cfg.GiveUpAfter) {
 		t.Error("somebody was declared lost for the sleep of the captain")
 	}
-	if w.progress.at <= began || w.progress.at > n.now {
-		t.Errorf("what did not move in the sleep counts from %v on; slept from %v to %v", w.progress.at, began, n.now)
+	for what, at := range map[string]time.Duration{
+		"what did not move": w.progress.at, "second copies that did not come": w.lacking[7].since, "a degraded group that did well": w.calm,
+	} {
+		if at <= began+cfg.LossAfter || at > n.now {
+			t.Errorf("%s in the sleep counts from %v on; slept from %v to %v", what, at, began, n.now)
+		}
 	}
 	hear()
 	seldom := 0
