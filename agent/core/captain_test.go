@@ -111,6 +111,47 @@ func TestStranded(t *testing.T) {
 	}
 }
 
+// TestStrandedBySomebodySilent: what a member said last before it fell silent costs nobody its place, and what it missed while the
+// other was away does not count when that is back.
+func TestStrandedBySomebodySilent(t *testing.T) {
+	n, _ := alone(t)
+	st, limit := n.state, n.cfg.LossAfter
+	for id := wire.AgentID(1); id <= 3; id++ {
+		st.Agents[id] = &cluster.Agent{ID: id, Backup: true, Life: uint64(id)}
+		n.captain.heard[id] = &heard{at: n.now, st: &Status{View: st.View, Applied: st.Index, Component: &ComponentStatus{}}}
+	}
+	n.captain.heard[2].st.Component.Stranded = []wire.AgentID{3}
+	st.Members, st.Settled = []wire.AgentID{1, 2, 3}, st.View
+	after := func(d time.Duration, hears ...wire.AgentID) wire.AgentID {
+		var lost wire.AgentID
+		for end := n.now + d; n.now < end; n.now += 10 * time.Millisecond {
+			for _, id := range hears {
+				n.captain.heard[id].at = n.now
+			}
+			if l, _ := n.captain.stranded(); l != 0 {
+				lost = l
+			}
+		}
+		return lost
+	}
+	for _, step := range []struct {
+		name  string
+		time  time.Duration
+		hears []wire.AgentID
+		want  wire.AgentID
+	}{
+		{"they miss each other, not for long", limit / 2, []wire.AgentID{1, 2, 3}, 0},
+		{"who says so is silent", limit, []wire.AgentID{1, 3}, 0},
+		{"who is missed is away", limit, []wire.AgentID{1, 2}, 0},
+		{"both are there again", limit * 7 / 8, []wire.AgentID{1, 2, 3}, 0},
+		{"and go on to miss each other", limit / 4, []wire.AgentID{1, 2, 3}, 3},
+	} {
+		if lost := after(step.time, step.hears...); lost != step.want {
+			t.Errorf("%s: %d is lost, want %d", step.name, lost, step.want)
+		}
+	}
+}
+
 // TestSleepIsNoSilence: a captain whose machine was suspended has heard nobody meanwhile, and declares nobody lost for it, nor
 // gives up what has not moved. Who stays silent while it runs is lost, also when it runs seldom.
 func TestSleepIsNoSilence(t *testing.T) {

@@ -77,17 +77,21 @@ func (c *captain) firstSeen(m wire.AgentID) time.Duration {
 // of two that do not reach each other one must go, or nothing is held twice any more. It is the one that most others miss, and
 // of those the one that came last. While a view is not settled a member may hold the only copy of something: it is alive, and
 // what it holds a link away, so it is not declared lost however long that takes.
+//
+// Both must be alive for it. Who is silent may be what the other misses, or may have said its last word while the other was
+// away: half the limit of silence and the two are counted anew, a quarter and nothing is decided yet. Otherwise the one that is
+// alive would go first, and the silent one after it.
 func (c *captain) stranded() (lost wire.AgentID, by []wire.AgentID) {
 	st := c.n.state
 	missed := map[wire.AgentID][]wire.AgentID{}
 	seen := map[[2]wire.AgentID]time.Duration{}
 	for _, m := range st.Members {
 		h := c.heard[m]
-		if !c.current(m) || !c.hears(m, c.n.cfg.LossAfter) {
+		if !c.current(m) || !c.hears(m, c.n.cfg.LossAfter/2) {
 			continue
 		}
 		for _, o := range h.st.Component.Stranded {
-			if o == m || !st.IsMember(o) || !c.hears(o, c.n.cfg.LossAfter) {
+			if o == m || !st.IsMember(o) || !c.hears(o, c.n.cfg.LossAfter/2) {
 				continue
 			}
 			pair := [2]wire.AgentID{min(m, o), max(m, o)}
@@ -99,7 +103,7 @@ func (c *captain) stranded() (lost wire.AgentID, by []wire.AgentID) {
 				since = c.n.now
 			}
 			seen[pair] = since
-			if c.n.now-since >= c.n.cfg.LossAfter {
+			if c.n.now-since >= c.n.cfg.LossAfter && c.hears(m, c.n.cfg.LossAfter/4) && c.hears(o, c.n.cfg.LossAfter/4) {
 				missed[m], missed[o] = append(missed[m], o), append(missed[o], m)
 			}
 		}
