@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -38,7 +39,8 @@ type Kernel struct {
 	Modules Modules
 	Slower  int // how much longer waits are than with User Mode Linux
 
-	disk    string // format of the names that it gives disks, for their letters
+	alarm   time.Duration // how often it is sent an alarm, 0 for never: see findUML
+	disk    string        // format of the names that it gives disks, for their letters
 	command func(m *Machine, script string) ([]string, error)
 }
 
@@ -136,10 +138,40 @@ func (m *Machine) Run(ctx context.Context) error {
 	defer console.Close()
 	c := contained(ctx, words...)
 	c.Stdout, c.Stderr = console, console
-	if err := c.Run(); err != nil {
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("start the virtual machine: %w", err)
+	}
+	stop := m.Kernel.alarms(c.Process)
+	err = c.Wait()
+	stop()
+	if err != nil {
 		return fmt.Errorf("run the virtual machine: %w", err)
 	}
 	return nil
+}
+
+// alarms sends a machine's process its alarms until it is stopped.
+func (k *Kernel) alarms(p *os.Process) (stop func()) {
+	if k.alarm == 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for t := time.NewTicker(k.alarm); ; {
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return
+			case <-t.C:
+				_ = p.Signal(syscall.SIGALRM) // it may just have ended
+			}
+		}
+	})
+	return func() {
+		cancel()
+		sender.Wait()
+	}
 }
 
 // contained is a command in a process namespace of its own: everything in it ends with its first process, which ends with this
