@@ -1,6 +1,8 @@
 package core
 
 import (
+	"slices"
+
 	"flotilla/agent/core/cluster"
 	"flotilla/wire"
 )
@@ -40,6 +42,20 @@ func (c *component) pumpForwards() {
 			c.forward(w)
 		}
 	}
+}
+
+// dropForwards ends the waits for what is another's to bring by now: who joined after this component may have become the mirror
+// of a pair that had none. The owner refuses it, over and over, and that would keep back what is this component's to bring. The
+// primary finds out about the new mirror by itself, and sends to it.
+func (c *component) dropForwards() {
+	if c.acking.forwards == 0 {
+		return
+	}
+	c.acking.endAll(func(w *ackWait) bool {
+		return w.forward && slices.ContainsFunc(w.entries[w.next:], func(e *entry) bool {
+			return !e.gone && !e.h.owned && e.h.mirror != c.n.cfg.ID
+		})
+	})
 }
 
 // forward sends what of a wait's entries is not on its way, as far as the window allows.

@@ -109,6 +109,7 @@ func (c *component) refresh(restart bool) {
 			}
 		}
 	}
+	c.dropForwards()
 }
 
 // forgetMirror makes an owner ask the mirror what it holds.
