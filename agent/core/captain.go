@@ -341,8 +341,8 @@ func (c *captain) tick() {
 }
 
 // slept takes the time in which this agent did not run, as when its machine was suspended, out of the silence of others and
-// out of what has not moved, not come or stayed well: nobody was heard in it, for nobody listened. Of the time between two ticks a quarter of the
-// limit counts, so a starved captain still finds the dead.
+// out of what has not moved, not come or stayed well: nobody was heard in it, for nobody listened. Of the time between two
+// ticks a quarter of the limit counts, so a starved captain still finds the dead.
 func (c *captain) slept() {
 	now := c.n.now
 	leap := now - c.tickAt - c.n.cfg.LossAfter/4

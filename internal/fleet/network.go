@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// trips is of how many the round trip is the median.
-const trips = 21
-
 // Network joins namespaces, one for each host, by one or more LANs. A LAN is a bridge in a namespace that nobody else is in:
 //
 //	hub:  br0 ── link0-1 ══ eth0 in the first host's, 10.77.0.1
@@ -182,11 +179,19 @@ func (n *Network) Traffic(ctx context.Context, lan int) (map[string]Traffic, err
 	return out, nil
 }
 
+// trips is of how many the round trip is the median.
+const trips = 21
+
 // RoundTrip measures what a byte takes over TCP from one host to another and back: the median of some.
-func (n *Network) RoundTrip(from, to *Node, lan int) (time.Duration, error) {
+func (n *Network) RoundTrip(from, to *Node, lan int) (median time.Duration, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("send a byte from %s to %s and back: %w", from.Name, to.Name, err)
+		}
+	}()
 	var door net.Listener
 	var there, back net.Conn
-	err := n.spawn.do(func() error {
+	err = n.spawn.do(func() error {
 		return to.Namespace.within(func() (err error) {
 			door, err = net.Listen("tcp", to.Addresses[lan]+":0")
 			return err
@@ -221,7 +226,7 @@ func (n *Network) RoundTrip(from, to *Node, lan int) (time.Duration, error) {
 			}
 		}
 		if err != nil {
-			return 0, fmt.Errorf("send a byte from %s to %s and back: %w", from.Name, to.Name, err)
+			return 0, err
 		}
 		took = append(took, time.Since(began))
 	}

@@ -9,22 +9,29 @@ import (
 	"time"
 )
 
-// A link carries what is sent over it, while it and its LAN are up.
-func TestNetwork(t *testing.T) {
-	s := NewSpawner()
-	defer s.Close()
-	n, err := NewNetwork(t.Context(), s, 2)
-	if errors.Is(err, ErrPrivilege) {
-		t.Skip(err)
-	}
+// testNetwork makes LANs that go with the test, and what ends it at an error.
+func testNetwork(t *testing.T, lans int) (*Network, func(error)) {
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	s := NewSpawner()
+	t.Cleanup(s.Close)
+	n, err := NewNetwork(t.Context(), s, lans)
+	if errors.Is(err, ErrPrivilege) {
+		t.Skip(err)
+	}
 	must(err)
-	defer func() { must(n.Close()) }()
+	t.Cleanup(func() { must(n.Close()) })
+	return n, must
+}
+
+// A link carries what is sent over it, while it and its LAN are up.
+func TestNetwork(t *testing.T) {
+	n, must := testNetwork(t, 2)
+	s := n.spawn
 	a, err := n.Attach(t.Context(), "a", 0, 1)
 	must(err)
 	b, err := n.Attach(t.Context(), "b", 1)
@@ -88,20 +95,7 @@ func TestNetwork(t *testing.T) {
 
 // A far host's frames wait in each direction, for as long as is said.
 func TestWire(t *testing.T) {
-	s := NewSpawner()
-	defer s.Close()
-	n, err := NewNetwork(t.Context(), s, 1)
-	if errors.Is(err, ErrPrivilege) {
-		t.Skip(err)
-	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(err)
-	defer func() { must(n.Close()) }()
+	n, must := testNetwork(t, 1)
 	near, err := n.Attach(t.Context(), "near", 0)
 	must(err)
 	far, w, err := n.AttachFar(t.Context(), "far", 0)

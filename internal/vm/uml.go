@@ -12,8 +12,8 @@ const (
 	umlModules = "/usr/lib/uml/modules/*"
 )
 
-// umlAlarm bounds for how long User Mode Linux stands still when it has lost its timer: that happens about once in ten minutes of
-// booted agents that are killed and restarted. The timer is then not armed (timer_gettime says 0) and the idle loop spins: no
+// umlAlarm bounds for how long User Mode Linux stands still when it has lost its timer, as it did in long runs in which agents were
+// killed and started again. The timer is then not armed (timer_gettime says 0) and the idle loop spins: no
 // process wakes by time any more, though the clock goes on. Any SIGALRM is its timer's interrupt, and it arms the next.
 const umlAlarm = 50 * time.Millisecond
 

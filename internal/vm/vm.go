@@ -39,7 +39,7 @@ type Kernel struct {
 	Modules Modules
 	Slower  int // how much longer waits are than with User Mode Linux
 
-	alarm   time.Duration // how often it is sent an alarm, 0 for never: see findUML
+	alarm   time.Duration // how often it is sent an alarm, 0 for never: see umlAlarm
 	disk    string        // format of the names that it gives disks, for their letters
 	command func(m *Machine, script string) ([]string, error)
 }

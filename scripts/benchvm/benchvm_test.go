@@ -62,13 +62,15 @@ func TestResults(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var there costs
-		found, err := readResults(path, &there)
+		found, there, err := readResults(path)
 		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
-		if text != "" && (len(found["a"]) != 1 || found["a"][0].Own.Value != 3 || there != costs{7, 5, 9}) {
+		if text != "" && (len(found["a"]) != 1 || found["a"][0].Own.Value != 3 || there == nil || *there != costs{7, 5, 9}) {
 			t.Errorf("%q: %+v, %v", text, found, there)
+		}
+		if text == "" && there != nil {
+			t.Errorf("costs out of nothing: %v", there)
 		}
 	}
 }

@@ -50,6 +50,7 @@ func measureCosts() (c costs, err error) {
 	go func() {
 		defer close(ended)
 		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		var b [1]byte
 		for n, err := unix.Read(there[0], b[:]); n == 1 && err == nil; n, err = unix.Read(there[0], b[:]) {
 			_, _ = unix.Write(back[1], b[:]) // who waits for it then gets an end

@@ -52,26 +52,27 @@ type result struct {
 	Done  bool   `json:"done,omitempty"`
 }
 
-// readResults reads what a boot left, and the machine's costs. Pairs that were measured count also when something failed after them.
-func readResults(path string, c *costs) (map[string][]pair, error) {
+// readResults reads what a boot left, and the machine's costs, nil when it did not get that far. Pairs that were measured count also
+// when something failed after them.
+func readResults(path string) (out map[string][]pair, there *costs, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("the virtual machine left no results: %w", err)
+		return nil, nil, fmt.Errorf("the virtual machine left no results: %w", err)
 	}
 	defer f.Close()
-	out := map[string][]pair{}
+	out = map[string][]pair{}
 	for d := json.NewDecoder(f); ; {
 		var r result
 		if err := d.Decode(&r); err != nil {
-			return out, fmt.Errorf("the virtual machine ended before it was done (%w)", err)
+			return out, there, fmt.Errorf("the virtual machine ended before it was done (%w)", err)
 		}
 		switch {
 		case r.Error != "":
-			return out, errors.New(r.Error)
+			return out, there, errors.New(r.Error)
 		case r.Done:
-			return out, nil
+			return out, there, nil
 		case r.Costs != nil:
-			*c = *r.Costs
+			there = r.Costs
 			continue
 		}
 		out[r.Row] = append(out[r.Row], r.Pair)

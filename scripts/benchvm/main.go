@@ -261,9 +261,11 @@ func boot(ctx context.Context, o options, k *vm.Kernel, dir string, b bootPlan, 
 	defer cancel()
 	began := time.Now()
 	runErr := m.Run(ctx)
-	var there costs
-	found, err := readResults(spec.Results, &there)
-	rep.say("  boot for %s: %d runs in %v; load %s; there %v", b.scene, 2*len(b.tasks), time.Since(began).Round(time.Second), machineLoad(), there)
+	rep.say("  boot for %s: %d runs in %v; load %s", b.scene, 2*len(b.tasks), time.Since(began).Round(time.Second), machineLoad())
+	found, there, err := readResults(spec.Results)
+	if there != nil {
+		rep.say("  there %v", there)
+	}
 	if o.logs {
 		rep.say("%s", m.Said(20000))
 	}

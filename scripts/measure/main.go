@@ -177,7 +177,11 @@ func choose(words string) ([]measurement, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are kill-async, kill-sync, takeover, cut, scale, sparse, resume, link, far", words)
+		var names []string
+		for _, m := range all {
+			names = append(names, m.name)
+		}
+		return nil, fmt.Errorf("-only %q: no measurement has such a name; there are %s", words, strings.Join(names, ", "))
 	}
 	return out, nil
 }
